@@ -1,0 +1,23 @@
+"""Errors of the rollout service.
+
+RolloutError
+├── RequestError        the request cannot be run (prompt too long, unknown temperature policy)
+├── WeightUpdateError   an engine did not take the weights it was sent
+└── SelfCheckError      the engine's record of a draw disagrees with the learner's model
+"""
+
+
+class RolloutError(RuntimeError):
+    """Base of all errors raised by the rollout service."""
+
+
+class RequestError(RolloutError):
+    """The request cannot be run; the message says why and what to change."""
+
+
+class WeightUpdateError(RolloutError):
+    """An engine did not take the weights it was sent."""
+
+
+class SelfCheckError(RolloutError):
+    """The engine's record of a draw disagrees with the learner's model."""
