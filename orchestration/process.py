@@ -1,18 +1,39 @@
-"""What every process of a run does before it imports anything heavy: driver, Ray actors, tests.
+"""What every process of a run does before it imports anything heavy.
 
-Ray calls `prepare` in each worker through `worker_process_setup_hook`; commands and tests call it themselves.
+Commands and tests call `prepare`. All other processes get it from Python itself: `environment()` puts the folder `startup/` on
+PYTHONPATH, and the `sitecustomize` in there calls `prepare` when an interpreter starts - Ray's actors, but also the processes
+that vLLM starts on its own, which no hook of Ray's reaches.
 """
 
 import faulthandler
+import importlib.abc
 import importlib.metadata
 import os
 import signal
 import sys
+from pathlib import Path
 
-import torch
+STARTUP = Path(__file__).parent / "startup"
+_TORCHVISION_OPERATORS = ("nms", "qnms")
+_kept: list[object] = []  # a torch.library.Library undoes its definitions when it is collected
 
-# Kept alive for the life of the process: a torch.library.Library undoes its definitions when it is collected.
-_torchvision_library: torch.library.Library | None = None
+
+def environment() -> dict[str, str]:
+    """Environment variables with which a child process prepares itself."""
+    inherited = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": f"{STARTUP}{os.pathsep}{inherited}" if inherited else str(STARTUP)}
+
+
+def prepare() -> None:
+    """Settle the environment of this process; idempotent and quick (imports nothing heavy)."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if _is_cpu_build("torch"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # `kill -USR1 <pid>` writes all stacks to the process's log: how a stuck run is diagnosed.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    guard_media_packages()
 
 
 def guard_media_packages() -> None:
@@ -21,33 +42,34 @@ def guard_media_packages() -> None:
     vLLM's CPU wheel depends on them, the package index only has CUDA builds, and each breaks the import of every
     transformers model. torchvision works once two operators that no text model calls are declared; torchaudio and
     torchcodec cannot load their C++ library at all and are hidden, which libraries read as "not installed".
-    Builds for CPU ("+cpu" in the version) are left alone. tests/orchestration/test_process.py says when this is unneeded.
+    tests/orchestration/test_process.py fails when this is no longer needed.
     """
-    global _torchvision_library
-    if torch.version.cuda is not None:
+    if not _is_cpu_build("torch"):
         return
     for package in ("torchaudio", "torchcodec"):
-        if package not in sys.modules and _is_cuda_build(package):
+        if package not in sys.modules and not _is_cpu_build(package):
             sys.modules[package] = None  # importlib.util.find_spec answers None, `import` raises ModuleNotFoundError
-    if _torchvision_library is None and _is_cuda_build("torchvision"):
-        _torchvision_library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            _torchvision_library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    if not _is_cpu_build("torchvision") and not any(isinstance(finder, _TorchvisionGuard) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TorchvisionGuard())
 
 
-def _is_cuda_build(package: str) -> bool:
+class _TorchvisionGuard(importlib.abc.MetaPathFinder):
+    """Declares the missing operators just before torchvision is imported, so that nobody pays for torch who needs none."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name != "torchvision" or _kept:
+            return
+        import torch
+
+        library = torch.library.Library("torchvision", "DEF")
+        _kept.append(library)
+        for operator in _TORCHVISION_OPERATORS:
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def _is_cpu_build(package: str) -> bool:
+    """True also where the package is absent: then there is nothing to guard against."""
     try:
-        return "+cpu" not in importlib.metadata.version(package)
+        return "+cpu" in importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-def prepare() -> None:
-    """Settle the environment of this process; idempotent."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("DS_ACCELERATOR", "cpu" if torch.version.cuda is None else "cuda")
-    # `kill -USR1 <pid>` writes all stacks to the process's log: how a stuck run is diagnosed.
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    guard_media_packages()
+        return True

@@ -76,6 +76,7 @@ class InProcessEngine:
         return await self._ask(lambda done, fail: self._submit(_Pending(request, done, fail)))
 
     async def update_weights(self, update: WeightUpdate) -> WeightConfirmation:
+        check_checksum(update)
         return await self._ask(lambda done, fail: self._update(update, done, fail))
 
     async def metrics(self) -> EngineMetrics:
@@ -173,7 +174,6 @@ class InProcessEngine:
     def _update(self, update: WeightUpdate, done: Callable, fail: Callable) -> None:
         """Load, forget what the old weights computed, then prove by a forward pass that the new ones are in use."""
         began = time.perf_counter()
-        check_checksum(update)
         self._vllm.collective_rpc("start_weight_update")
         self._vllm.collective_rpc("update_weights", args=({"tensors": tensors_of(update.payload)},))
         self._vllm.collective_rpc("finish_weight_update")

@@ -1,0 +1,1 @@
+"""The subcommands of `temper`, one file each: `add_arguments(parser)` and `run(arguments) -> exit code`."""

@@ -1,0 +1,46 @@
+"""Train a policy.
+
+    temper train experiment=quickstart                     spec -> Verilog on this machine, minutes
+    temper train experiment=quickstart run.steps=20 seed=1 any value can be overridden by its path
+    temper train resume=runs/latest                        go on from the newest checkpoint
+    temper train resume=runs/latest run.steps=200          ... and further than planned
+
+Ctrl-C finishes the step, writes a checkpoint and exits.
+"""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from orchestration.config import CONF, RunPlan, load_plan, load_saved_plan
+from orchestration.process import prepare
+from orchestration.run_folder import RunFolder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides, see below")
+    parser.add_argument("--conf", type=Path, default=CONF, help="configuration folder (default: the one Temper ships)")
+    groups = [
+        f"  {group.name}=" + "|".join(sorted(file.stem for file in group.glob("*.yaml")))
+        for group in sorted(CONF.iterdir())
+        if group.is_dir()
+    ]
+    parser.epilog = "configuration groups:\n" + "\n".join(groups) + "\n\nevery other key: see config.yaml in a run folder"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    prepare()
+    plan, folder = plan_and_folder(arguments.overrides, arguments.conf)
+    from orchestration.session import train  # imports Ray, torch and transformers: seconds
+
+    return asyncio.run(train(plan, folder))
+
+
+def plan_and_folder(overrides: list[str], conf: Path) -> tuple[RunPlan, RunFolder | None]:
+    """A new plan (its folder is made once it has passed all checks), or that of the run that `resume=` names."""
+    resume = [override for override in overrides if override.startswith("resume=")]
+    rest = [override for override in overrides if override not in resume]
+    if not resume:
+        return load_plan(rest, conf), None
+    folder = RunFolder.open(Path(resume[-1].removeprefix("resume=")))
+    return load_saved_plan(folder.config, rest), folder

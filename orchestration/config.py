@@ -1,0 +1,262 @@
+"""The configuration of a run: Hydra composes it, the dataclasses of the four packages own its keys, types and defaults.
+
+    conf/*.yaml + command line --compose--> plain tree --build--> RunPlan, checked, every default filled in
+
+A YAML file states only what differs from a dataclass; every field of every dataclass can be overridden by its path. Building
+and checking are one walk, so that an unknown key, a wrong type or an impossible value is named by its path before anything
+starts (Hydra's own `instantiate` reports the constructor's TypeError instead).
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra
+import pydantic
+from hydra.errors import HydraException, MissingConfigException
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from learner.config import LearnerConfig
+from learner.objective import Objective
+from orchestration.errors import ConfigError
+from orchestration.monitor.config import MonitorConfig
+from reward.config import RewardConfig
+from rollout.config import RolloutConfig
+
+CONF = Path(__file__).parent.parent / "conf"
+TARGET = "_target_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long and how asynchronously to train, and what to write where. Steps are learner steps."""
+
+    dir: str | None = None  # null: runs/<name>/<time>-s<seed>
+    steps: int = 50
+    groups_per_step: int = 16  # prompts
+    group_size: int = 16  # responses per prompt
+    max_staleness: int = 1  # no trained token is drawn by weights more than this many versions old; 0 is synchronous
+    publish_every: int = 1  # steps
+    checkpoint_every: int = 0  # steps; 0: only at the end
+    keep_checkpoints: int = 2
+    worker_restarts: int = 10  # of rollout and verifier workers together, before the run gives up
+    stall_deadline_s: float = 600.0  # without any event, the run stops and says who waited for whom
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out evaluation: pass@1 and pass@k at T = 1 from `samples` responses a task, and greedy."""
+
+    every: int = 10  # steps; 0: never during training
+    tasks: int = 100  # held-out tasks
+    samples: int = 8  # responses a task at T = 1
+    at_start: bool = True
+    at_end: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the actors run. `address` null starts Ray on this machine; otherwise the cluster to join."""
+
+    address: str | None = None
+    object_store_gib: float = 0.25  # of a Ray started here
+    connect_deadline_s: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeculativeConfig:
+    """Speculative decoding. Only `none` exists so far."""
+
+    method: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Which parameters are trained. Only `none`, all of them, exists so far."""
+
+    method: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Everything a run needs, built and checked; `tree` is the resolved configuration that produced it."""
+
+    name: str
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+    eval: EvaluationConfig = field(default_factory=EvaluationConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    task: Any  # a TaskSource
+    model: Any  # a model source: orchestration/models
+    algorithm: Objective
+    temperature: Any  # a TemperaturePolicy
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The plan as plain values with every default filled in; `build` gives the plan back."""
+        return to_tree(self)
+
+
+def load_plan(overrides: Sequence[str], conf: Path = CONF) -> RunPlan:
+    """Compose `conf` with command-line overrides and build the plan. Raises ConfigError, one sentence."""
+    return build_plan(compose(overrides, conf))
+
+
+def load_saved_plan(file: Path, overrides: Sequence[str]) -> RunPlan:
+    """Build the plan saved in a run folder, with `overrides` (dotted path = value) applied. Raises ConfigError."""
+    saved = OmegaConf.load(file)
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"{override!r} is not an override: write key=value")
+        OmegaConf.update(saved, path, yaml_value(value))
+    return build_plan(OmegaConf.to_container(saved, resolve=True))
+
+
+def yaml_value(text: str) -> Any:
+    """The value as YAML reads it: 3 is a number, null is None."""
+    return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]
+
+
+def compose(overrides: Sequence[str], conf: Path = CONF) -> dict[str, Any]:
+    """Hydra's composition as a plain tree."""
+    groups = {str(path.relative_to(conf)) for path in conf.rglob("*") if path.is_dir()}
+    try:
+        with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3", job_name="temper"):
+            composed = hydra.compose("config", [_settable(override, groups) for override in overrides])
+        return OmegaConf.to_container(composed, resolve=True)
+    except MissingConfigException as missing:
+        if missing.options is None:
+            raise ConfigError(" ".join(str(missing).split())) from missing
+        group, _, name = missing.missing_cfg_file.rpartition("/")
+        raise ConfigError(
+            f"there is no {group}={name}; conf/{group} has {', '.join(sorted(missing.options))}"
+            + _suggestion(name, missing.options)
+        ) from missing
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _settable(override: str, groups: set[str]) -> str:
+    """Let an override name any field of a dataclass, also one the YAML files do not mention; `build` checks it exists."""
+    key = override.partition("=")[0]
+    if key.startswith(("+", "~")) or key in groups or "@" in key or "=" not in override:
+        return override
+    return f"++{override}"
+
+
+def build_plan(tree: Mapping[str, Any]) -> RunPlan:
+    """Build and check the whole plan from a plain tree. Raises ConfigError."""
+    plan = build(RunPlan, tree, "")
+    check(plan)
+    return plan
+
+
+def build(cls: type, values: Any, path: str) -> Any:
+    """Make a `cls` of plain `values`, recursively; `_target_` names a more specific class. Raises ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: expected the fields of {cls.__name__}, got {values!r}")
+    values = dict(values)
+    target = values.pop(TARGET, None)
+    if target is not None:
+        try:
+            cls = get_class(target)
+        except Exception as error:  # whatever importing a user's module raises
+            raise ConfigError(f"{path}.{TARGET}: cannot import {target}: {error}") from error
+    if not dataclasses.is_dataclass(cls):
+        raise ConfigError(f"{path}.{TARGET} must name a dataclass, got {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls) if item.init}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(
+                f"unknown key {_join(path, key)}; {cls.__name__} has {', '.join(fields)}{_suggestion(key, fields)}"
+            )
+    arguments = {key: _build_value(hints[key], value, _join(path, key)) for key, value in values.items()}
+    missing = [
+        _join(path, name)
+        for name, item in fields.items()
+        if name not in arguments
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set; give it a value, for example {missing[0]}=...")
+    try:
+        return cls(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}" if path and path not in str(error) else str(error)) from error
+
+
+def _build_value(hint: Any, value: Any, path: str) -> Any:
+    if isinstance(value, Mapping) and TARGET in value:
+        return build(object, value, path)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)
+    if isinstance(value, Mapping) and any(isinstance(item, Mapping) and TARGET in item for item in value.values()):
+        return {key: _build_value(Any, item, _join(path, key)) for key, item in value.items() if item is not None}
+    try:
+        return pydantic.TypeAdapter(hint, config={"arbitrary_types_allowed": True}).validate_python(value)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{path}: {problem['msg']}, got {value!r}") from error
+
+
+def to_tree(value: Any) -> Any:
+    """The inverse of `build`: plain values, `_target_` beside every dataclass."""
+    if dataclasses.is_dataclass(value):
+        cls = type(value)
+        fields = {item.name: to_tree(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init}
+        return fields if cls is RunPlan else {TARGET: f"{cls.__module__}.{cls.__qualname__}", **fields}
+    if isinstance(value, Mapping):
+        return {key: to_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_tree(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def check(plan: RunPlan) -> None:
+    """Refuse combinations that no single section can see. Raises ConfigError."""
+    if plan.run.steps < 1 or plan.run.groups_per_step < 1:
+        raise ConfigError("run.steps and run.groups_per_step are at least 1")
+    if plan.run.group_size < 2:
+        raise ConfigError(
+            f"run.group_size={plan.run.group_size}: a group-relative advantage compares at least 2 responses to a prompt"
+        )
+    if not 0 <= plan.run.max_staleness:
+        raise ConfigError(f"run.max_staleness is 0 or more, got {plan.run.max_staleness}")
+    if plan.run.publish_every > plan.run.max_staleness + 1:
+        raise ConfigError(
+            f"run.publish_every={plan.run.publish_every} with run.max_staleness={plan.run.max_staleness} would never free a"
+            " slot: publish_every is at most max_staleness + 1"
+        )
+    if plan.task.max_tokens >= plan.rollout.max_model_len:
+        raise ConfigError(
+            f"task.max_tokens={plan.task.max_tokens} leaves no room for a prompt in"
+            f" rollout.max_model_len={plan.rollout.max_model_len}"
+        )
+    if getattr(plan.temperature, "temperature", 1.0) == 0:
+        raise ConfigError("temperature.temperature=0 is greedy: every response of a group would be the same")
+    if plan.eval.tasks < 1 or plan.eval.samples < 1:
+        raise ConfigError("eval.tasks and eval.samples are at least 1; eval.every=0 switches evaluation off")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _suggestion(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,293 @@
+"""The run loop: the one file that sees rollout, reward and learner together, and the one place that waits.
+
+    tasks --StartGroup--> rollout --ScoreGroup--> reward --Train--> learner --Publish--> rollout
+      ^                                                                                    |
+      +------ a slot frees only when every engine has confirmed the new version -----------+
+
+    event in (journalled first)   what the scheduler weighs        action out (one method below)
+    WorkerJoined / WorkerLost     free slots; groups to run again  StartGroup, SyncWorker
+    GroupFinished                 -                                ScoreGroup
+    VerdictsArrived               are the P oldest groups scored?  Train
+    StepTrained                   publish, checkpoint, eval due?   Publish, Checkpoint, Evaluate
+    WeightsPublished              P slots are free                 StartGroup
+
+The bound on staleness is the scheduler's (`scheduler.py`); `train` asserts it once more on the versions of the tokens.
+An action method starts work and returns; the result comes back as an event, so only `run` waits.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from learner.messages import Publication, StepReport
+from orchestration import actions, events
+from orchestration.buffer import Group, batch_metrics, train_batch
+from orchestration.checkpoint_store import CheckpointStore
+from orchestration.config import RunPlan
+from orchestration.errors import SchedulerError, StallError, WorkerFailure
+from orchestration.evaluation import EvaluationResult, evaluate
+from orchestration.journal import Journal
+from orchestration.scheduler import Scheduler
+from orchestration.services import RolloutService, Services
+from orchestration.tasks.task import Task
+from orchestration.telemetry import Telemetry
+from rollout.errors import RolloutError
+from rollout.messages import EngineMetrics, GroupRequest
+
+log = logging.getLogger(__name__)
+
+STACKS_APPEAR_S = 1.0  # time for the actors to write their stacks after a stall
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """How the run ended: `version` steps are trained, `completed` says whether those are all it was asked for."""
+
+    version: int
+    completed: bool
+
+
+class RunLoop:
+    """One run, from the services being up to the last checkpoint. Raises whatever stops it; nothing is swallowed."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        scheduler: Scheduler,
+        services: Services,
+        encode: Callable[[Task], tuple[int, ...]],
+        journal: Journal,
+        checkpoints: CheckpointStore,
+        telemetry: Telemetry,
+    ) -> None:
+        self.plan = plan
+        self.scheduler = scheduler
+        self.services = services
+        self.encode = encode
+        self.journal = journal
+        self.checkpoints = checkpoints
+        self.telemetry = telemetry
+        self.heldout = plan.task.heldout_tasks(plan.eval.tasks)
+        self.events: asyncio.Queue[events.Event | BaseException] = asyncio.Queue()
+        self.groups: dict[int, Group] = {}
+        self.workers: dict[str, RolloutService] = {}
+        self.published: tuple[Publication, Any] | None = None  # the newest snapshot, for workers that join late
+        self._running: set[asyncio.Task] = set()
+
+    async def run(self) -> RunReport:
+        """Next event -> journal -> scheduler -> start its actions, until it is done or a deadline expires."""
+        self.published = await self.services.learner.snapshot()
+        for _ in range(self.plan.rollout.workers):
+            self._spawn(self._start_worker())
+        try:
+            self.start(self.scheduler.begin())
+            while not self.scheduler.done:
+                event = await self._next_event()
+                self.journal.record(event)
+                self.start(self.scheduler.handle(event))
+        finally:
+            await self._cancel_all()
+        return RunReport(
+            version=self.scheduler.version, completed=self.scheduler.version == self.plan.run.steps
+        )
+
+    def stop(self) -> None:
+        """Ask the run to end early: it finishes the step in training, writes a checkpoint and returns."""
+        self.events.put_nowait(events.StopRequested())
+
+    def start(self, todo: list[actions.Action]) -> None:
+        for action in todo:
+            self.journal.start(action)
+            match action:
+                case actions.StartGroup():
+                    self._spawn(self.start_group(action))
+                case actions.ScoreGroup():
+                    self._spawn(self.score_group(action))
+                case actions.Train():
+                    self._spawn(self.train(action))
+                case actions.Publish():
+                    self._spawn(self.publish(action))
+                case actions.SyncWorker():
+                    self._spawn(self.sync_worker(action))
+                case actions.Evaluate():
+                    self._spawn(self.evaluate(action))
+                case actions.Checkpoint():
+                    self._spawn(self.checkpoint(action))
+
+    # One method per action. Each ends by putting its event into the queue.
+
+    async def start_group(self, action: actions.StartGroup) -> None:
+        """Draw the n responses to one task on the worker that the scheduler chose."""
+        task = self.plan.task.train_task(action.task_index, self.plan.seed)
+        self.telemetry.group_started()
+        self.groups[action.group] = Group(task)
+        request = GroupRequest(
+            group_id=f"{action.group}.{action.attempt}",
+            prompt_ids=self.encode(task),
+            n=self.plan.run.group_size,
+            max_tokens=self.plan.task.max_tokens,
+            temperature=self.plan.temperature,
+            priority=action.group,  # the oldest first
+        )
+        try:
+            rollouts = await self.workers[action.worker].generate(request)
+        except WorkerFailure as failure:
+            self._worker_failed(failure)
+            return
+        if not self.scheduler.is_current(action.group, action.attempt):
+            return
+        self.groups[action.group].rollouts = rollouts
+        oldest = min(span.version for rollout in rollouts for span in rollout.spans)
+        self._post(events.GroupFinished(group=action.group, attempt=action.attempt, min_version=oldest))
+
+    async def score_group(self, action: actions.ScoreGroup) -> None:
+        """Send a group's responses to the verifiers; a timeout is a status, never a reward of 0."""
+        group = self.groups[action.group]
+        group.verdicts = await self.services.verifier.verify(group.requests(action.group))
+        if any(verdict.trainable for verdict in group.verdicts):
+            self._post(events.VerdictsArrived(group=action.group, attempt=action.attempt))
+        else:
+            first = group.verdicts[0]
+            reason = f"no response could be judged ({first.status}: {first.detail})"
+            self._post(events.GroupFailed(group=action.group, attempt=action.attempt, reason=reason))
+
+    async def train(self, action: actions.Train) -> None:
+        """Take one learner step on whole groups, in order of admission."""
+        groups = {number: self.groups.pop(number) for number in action.groups}
+        batch = train_batch(action.step, groups)
+        oldest = min(int(sample.versions.min()) for sample in batch.samples)
+        if action.step - oldest > self.plan.run.max_staleness:
+            raise SchedulerError(
+                f"step {action.step} was given a token of version {oldest}, which is older than"
+                f" run.max_staleness={self.plan.run.max_staleness} allows"
+            )
+        report: StepReport = await self.services.learner.train(batch)
+        self.telemetry.step(report, batch_metrics(groups), await self._engine_metrics())
+        self._post(events.StepTrained(version=report.version))
+
+    async def publish(self, action: actions.Publish) -> None:
+        """Put version v into the running engines; done when each has confirmed version and checksum."""
+        self.published = await self.services.learner.snapshot()
+        version = self.published[0].version
+        if version != action.version:
+            raise SchedulerError(f"the learner published version {version}, asked for was {action.version}")
+        await asyncio.gather(*(self._send_weights(self.workers[name]) for name in action.workers if name in self.workers))
+        self._post(events.WeightsPublished(version=version))
+
+    async def sync_worker(self, action: actions.SyncWorker) -> None:
+        """Bring a worker that joined late to the published version."""
+        worker = self.workers.get(action.worker)
+        if worker is not None and (version := await self._send_weights(worker)) is not None:
+            self._post(events.WorkerSynced(worker=action.worker, version=version))
+
+    async def evaluate(self, action: actions.Evaluate) -> None:
+        """Run held-out tasks at one pinned version beside training; results go to the monitor only."""
+        workers = [self.workers[name] for name in action.workers if name in self.workers]
+        self.telemetry.evaluation_started()
+        try:
+            result: EvaluationResult = await evaluate(
+                self.heldout,
+                self.encode,
+                workers,
+                self.services.verifier,
+                samples=self.plan.eval.samples,
+                max_tokens=self.plan.task.max_tokens,
+                label=str(action.version),
+            )
+        except ExceptionGroup as errors:
+            failures, others = errors.split(WorkerFailure)
+            if others is not None:
+                raise
+            for failure in failures.exceptions:
+                self._worker_failed(failure)
+            self._post(events.EvaluationFailed(version=action.version, reason=str(failures.exceptions[0])))
+            return
+        self.telemetry.evaluation(action.version, result)
+        self._post(events.EvaluationFinished(version=action.version))
+
+    async def checkpoint(self, action: actions.Checkpoint) -> None:
+        """Write weights, optimizer, scheduler state and journal position as one atomic frontier."""
+        await self.checkpoints.write(action.version, action.state, self.services.learner.save)
+        self._post(events.CheckpointWritten(version=action.version))
+
+    # Below: workers that come and go, and the plumbing between coroutines and the queue.
+
+    async def _start_worker(self) -> None:
+        worker = await self.services.start_rollout_worker()
+        self.workers[worker.name] = worker
+        room = (self.plan.run.max_staleness + 1) * self.plan.run.groups_per_step
+        # An engine starts from the model folder, which no version describes: it is always synchronised first.
+        self._post(events.WorkerJoined(worker=worker.name, version=-1, capacity=room))
+
+    def _worker_failed(self, failure: WorkerFailure) -> None:
+        """A dead worker is reported once and replaced; one that lives but failed is a fault that stops the run."""
+        if not failure.died:
+            raise failure
+        if self.workers.pop(failure.worker, None) is not None:
+            log.warning("%s; its groups run again on another worker", failure)
+            self.telemetry.note(f"{failure.worker} died; a new worker is starting and its groups will run again")
+            self._post(events.WorkerLost(worker=failure.worker))
+            self._spawn(self._start_worker())
+
+    async def _send_weights(self, worker: RolloutService) -> int | None:
+        """The version the worker confirmed, or None where it died (which is then reported)."""
+        publication, payload = self.published
+        try:
+            confirmation = await worker.update_weights(publication, payload)
+        except WorkerFailure as failure:
+            self._worker_failed(failure)
+            return None
+        if (confirmation.version, confirmation.checksum) != (publication.version, publication.checksum):
+            raise RolloutError(
+                f"{worker.name} confirmed v{confirmation.version} ({confirmation.checksum}) but was sent"
+                f" v{publication.version} ({publication.checksum})"
+            )
+        return confirmation.version
+
+    async def _engine_metrics(self) -> dict[str, EngineMetrics]:
+        metrics = {}
+        for name, worker in list(self.workers.items()):
+            try:
+                metrics[name] = await worker.metrics()
+            except WorkerFailure as failure:
+                self._worker_failed(failure)
+        return metrics
+
+    async def _next_event(self) -> events.Event:
+        deadline_s = self.plan.run.stall_deadline_s
+        try:
+            item = await asyncio.wait_for(self.events.get(), deadline_s)
+        except TimeoutError as late:
+            self.services.dump_stacks()
+            await asyncio.sleep(STACKS_APPEAR_S)
+            waits = "; ".join(str(wait) for wait in self.scheduler.waiting_on)
+            raise StallError(
+                f"nothing happened for {deadline_s:.0f} s (run.stall_deadline_s) while the run waits for {waits};"
+                " the stacks of all local actors are in the run's logs/"
+            ) from late
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _post(self, event: events.Event) -> None:
+        self.events.put_nowait(event)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run an action beside the loop; whatever it raises is raised by `run`."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self.events.put_nowait(error)
+
+    async def _cancel_all(self) -> None:
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,0 +1,247 @@
+"""The three services as Ray actors: started side by side, called by name, replaced when they die.
+
+    driver --+-- rollout-0, rollout-1, ...   RolloutWorker   one vLLM engine each
+             +-- verifier-0                  VerifierPool    sandboxed processes
+             +-- learner-0, learner-1, ...   LearnerWorker   one DeepSpeed rank each
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from learner.messages import Publication, StepReport, TrainBatch
+from learner.worker import LearnerWorker
+from orchestration import process
+from orchestration.actor import Service
+from orchestration.config import ClusterConfig, RunPlan
+from orchestration.errors import ConfigError, WorkerFailure
+from reward.messages import Verdict, VerifyRequest
+from reward.service import VerifierPool
+from rollout.messages import EngineMetrics, GroupRequest, Rollout, WeightConfirmation
+from rollout.vllm_adapter.start import environment
+from rollout.worker import RolloutWorker
+
+log = logging.getLogger(__name__)
+
+VERIFIER_START_S = 120.0
+POLICY_FOLDER = "policy"  # inside a checkpoint
+
+
+def connect(cluster: ClusterConfig, cpus: float) -> None:
+    """Start Ray here, or join the cluster at `cluster.address`. Raises ConfigError, one sentence."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    prepared = {"env_vars": process.environment()}
+    if cluster.address is None:
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, int(cpus + 0.999)),
+            include_dashboard=False,
+            object_store_memory=int(cluster.object_store_gib * 2**30),
+            runtime_env=prepared,
+            **quiet,
+        )
+        return
+    if ":" in cluster.address and "://" not in cluster.address:
+        host, _, port = cluster.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=cluster.connect_deadline_s).close()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"no Ray cluster answers at cluster.address={cluster.address} ({error}): start one with"
+                " `ray start --head`, or leave cluster=local"
+            ) from error
+    try:
+        ray.init(address=cluster.address, runtime_env=prepared, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot join the Ray cluster at cluster.address={cluster.address} ({' '.join(str(error).split())}):"
+            " start one with `ray start --head`, or leave cluster=local"
+        ) from error
+
+
+@dataclass
+class RayRollout:
+    """See `orchestration.services.RolloutService`."""
+
+    service: Service
+    deadline_s: float
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    async def generate(self, request: GroupRequest) -> list[Rollout]:
+        return await self.service.call("generate", request, deadline_s=self.deadline_s)
+
+    async def update_weights(self, publication: Publication, payload: Any) -> WeightConfirmation:
+        return await self.service.call(
+            "update_weights",
+            publication.version,
+            publication.checksum,
+            publication.probe_ids,
+            publication.probe_entropy,
+            payload,
+            deadline_s=self.deadline_s,
+        )
+
+    async def metrics(self) -> EngineMetrics:
+        return await self.service.call("metrics", deadline_s=self.deadline_s)
+
+
+class RayVerifier:
+    """See `orchestration.services.VerifierService`: a dead pool is started again and the requests are sent once more."""
+
+    def __init__(self, services: "RayServices") -> None:
+        self._services = services
+        self._service: Service
+        self._replacing = asyncio.Lock()
+
+    async def start(self) -> None:
+        plan = self._services.plan
+        self._service = await self._services.start(
+            "verifier", VerifierPool, (plan.reward,), cpus=0, env={"OMP_NUM_THREADS": "1"}, deadline_s=VERIFIER_START_S
+        )
+
+    async def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
+        while True:
+            service = self._service
+            try:
+                return await service.call("verify", list(requests), deadline_s=self._services.plan.run.stall_deadline_s)
+            except WorkerFailure as failure:
+                if not failure.died:
+                    raise
+                async with self._replacing:
+                    if self._service is service:  # nobody else has replaced it yet
+                        self._services.count_restart(failure)
+                        await self.start()
+
+
+class RayLearner:
+    """See `orchestration.services.LearnerService`."""
+
+    def __init__(self, services: "RayServices") -> None:
+        self._services = services
+        self._ranks: list[Service] = []
+        self._turn = asyncio.Lock()  # one call at a time, in order
+        self._deadline_s = services.plan.learner.step_deadline_s
+
+    async def start(self, model: Path, checkpoint: Path | None) -> None:
+        plan = self._services.plan
+        config = plan.learner
+        address = ray.util.get_node_ip_address() if config.ranks > 1 else "127.0.0.1"
+        port = _free_port()
+        self._ranks = await asyncio.gather(
+            *(
+                self._services.start(
+                    "learner",
+                    LearnerWorker,
+                    (model, config, plan.algorithm, rank, config.ranks, address, port, plan.seed, plan.run.steps),
+                    cpus=config.threads,
+                    gpus=config.num_gpus,
+                    env={"OMP_NUM_THREADS": str(config.threads)},
+                    deadline_s=config.start_deadline_s,
+                )
+                for rank in range(config.ranks)
+            )
+        )
+        if checkpoint is not None:
+            await self._all("load", checkpoint)
+
+    async def train(self, batch: TrainBatch) -> StepReport:
+        return (await self._all("train", ray.put(batch)))[0]
+
+    async def snapshot(self) -> tuple[Publication, Any]:
+        async with self._turn:
+            answers = await asyncio.gather(
+                *(rank.call_split("publish", deadline_s=self._deadline_s) for rank in self._ranks)
+            )
+        return answers[0]
+
+    async def save(self, folder: Path) -> None:
+        await self._all("save", folder)
+        await self._all("export", folder / POLICY_FOLDER)
+
+    async def _all(self, method: str, *arguments: Any) -> list[Any]:
+        async with self._turn:
+            return await asyncio.gather(
+                *(rank.call(method, *arguments, deadline_s=self._deadline_s) for rank in self._ranks)
+            )
+
+
+class RayServices:
+    """See `orchestration.services.Services`. Restarts of rollout and verifier workers share one budget."""
+
+    def __init__(self, plan: RunPlan, model: Path, logs: Path) -> None:
+        self.plan = plan
+        self._model = model
+        self._logs = logs
+        self._numbers: dict[str, itertools.count] = {}
+        self._started: list[Service] = []
+        self._rollout_workers = 0
+        self._restarts = 0
+        self.learner = RayLearner(self)
+        self.verifier = RayVerifier(self)
+
+    @property
+    def cpus(self) -> float:
+        """CPUs the actors of this plan reserve together."""
+        return self.plan.rollout.workers * self.plan.rollout.threads + self.plan.learner.ranks * self.plan.learner.threads
+
+    async def start_rollout_worker(self) -> RayRollout:
+        config = self.plan.rollout
+        self._rollout_workers += 1
+        if self._rollout_workers > config.workers:  # the first ones are no restarts
+            self.count_restart(WorkerFailure("a rollout worker died", worker="rollout", died=True))
+        name = self._next_name("rollout")
+        service = await self.start(
+            "rollout",
+            RolloutWorker,
+            (name, config, self._model, self.plan.seed + self._rollout_workers - 1),
+            cpus=config.threads,
+            gpus=config.num_gpus,
+            env=environment(config),
+            deadline_s=config.start_deadline_s,
+            name=name,
+        )
+        await service.call("start", deadline_s=config.start_deadline_s)
+        return RayRollout(service, config.request_deadline_s)
+
+    async def start(
+        self, kind: str, factory: Any, arguments: tuple, *, name: str | None = None, **options: Any
+    ) -> Service:
+        """Start one actor with a log file of its own."""
+        name = name or self._next_name(kind)
+        service = await Service.start(name, self._logs / f"{name}.log", factory, arguments, **options)
+        self._started.append(service)
+        log.info("%s is up, process %d", name, service.pid)
+        return service
+
+    def count_restart(self, failure: WorkerFailure) -> None:
+        """Raise the failure when the budget of restarts is spent."""
+        self._restarts += 1
+        if self._restarts > self.plan.run.worker_restarts:
+            raise WorkerFailure(
+                f"{failure} (restart {self._restarts}, run.worker_restarts={self.plan.run.worker_restarts})",
+                worker=failure.worker,
+                died=True,
+            )
+
+    def dump_stacks(self) -> None:
+        for service in self._started:
+            service.dump_stacks()
+
+    def _next_name(self, kind: str) -> str:
+        return f"{kind}-{next(self._numbers.setdefault(kind, itertools.count()))}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

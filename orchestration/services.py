@@ -1,0 +1,51 @@
+"""What the run loop wants from the outside: three small Protocols. Ray implements them (`ray_services.py`), tests fake them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from learner.messages import Publication, StepReport, TrainBatch
+from reward.messages import Verdict, VerifyRequest
+from rollout.messages import EngineMetrics, GroupRequest, Rollout, WeightConfirmation
+
+
+class RolloutService(Protocol):
+    """One rollout worker. Every call raises WorkerFailure; `died` says whether the worker is gone for good."""
+
+    name: str
+
+    async def generate(self, request: GroupRequest) -> list[Rollout]: ...
+
+    async def update_weights(self, publication: Publication, payload: Any) -> WeightConfirmation: ...
+
+    async def metrics(self) -> EngineMetrics: ...
+
+
+class VerifierService(Protocol):
+    """Verdicts in the order of the requests; a lost verifier process is replaced behind this call."""
+
+    async def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]: ...
+
+
+class LearnerService(Protocol):
+    """All learner ranks as one; calls run one after the other, in the order they were made."""
+
+    async def train(self, batch: TrainBatch) -> StepReport: ...
+
+    async def snapshot(self) -> tuple[Publication, Any]:
+        """The present weights, ready to be handed to `RolloutService.update_weights`."""
+
+    async def save(self, folder: Path) -> None:
+        """Write everything a resumed learner needs, and the policy as a Hugging Face folder `policy/`."""
+
+
+class Services(Protocol):
+    """Everything the loop talks to. `start_rollout_worker` raises WorkerFailure when no restart is left."""
+
+    learner: LearnerService
+    verifier: VerifierService
+
+    async def start_rollout_worker(self) -> RolloutService: ...
+
+    def dump_stacks(self) -> None:
+        """Ask every local actor to write its stacks to its log."""

@@ -1,0 +1,88 @@
+"""From what the loop sees to what the monitor shows: clocks, rates, and the samples of the report.
+
+`time/elapsed_s` counts from the first training rollout; `time/evaluation_s` is the part of it during which an evaluation ran.
+"""
+
+import time
+
+from learner.messages import StepReport
+from orchestration.config import RunPlan
+from orchestration.evaluation import EvaluationResult, Judged
+from orchestration.monitor.monitor import Monitor
+from orchestration.monitor.sample import Sample
+from rollout.messages import EngineMetrics
+
+SHOWN_SAMPLES = 6  # held-out responses of an evaluation that the report may show
+
+
+class Telemetry:
+    """Told of everything that happens in a run; keeps only what the next rate needs."""
+
+    def __init__(self, plan: RunPlan, monitor: Monitor) -> None:
+        self._plan = plan
+        self._monitor = monitor
+        self._first_group: float | None = None
+        self._last_step: float | None = None
+        self._evaluation_began: float | None = None
+        self._evaluation_s = 0.0
+        self._engines: dict[str, EngineMetrics] = {}
+
+    def note(self, text: str) -> None:
+        self._monitor.note(text)
+
+    def group_started(self) -> None:
+        if self._first_group is None:
+            self._first_group = self._last_step = time.perf_counter()
+
+    def evaluation_started(self) -> None:
+        self._evaluation_began = time.perf_counter()
+
+    def evaluation(self, version: int, result: EvaluationResult) -> None:
+        if self._first_group is not None:  # the one before training does not count
+            self._evaluation_s += time.perf_counter() - self._evaluation_began
+        self._monitor.record_evaluation({"policy_version": version, **self._clock(), **result.metrics})
+        tasks_apart = result.sampled[:: self._plan.eval.samples]
+        self._monitor.record_samples([sample_of(judged, version) for judged in tasks_apart[:SHOWN_SAMPLES]])
+
+    def step(self, report: StepReport, batch: dict[str, float], engines: dict[str, EngineMetrics]) -> None:
+        now = time.perf_counter()
+        step_s = now - self._last_step
+        self._last_step = now
+        generated = busy_s = 0.0
+        for name, metrics in engines.items():
+            before = self._engines.get(name)
+            generated += metrics.generated_tokens - (before.generated_tokens if before else 0)
+            busy_s += metrics.busy_s - (before.busy_s if before else 0.0)
+        self._engines = engines
+        learner_s = report.metrics["learner/step_s"]
+        self._monitor.record_step(
+            {
+                "step": report.version,
+                "policy_version": report.version,
+                **self._clock(),
+                "time/step_s": step_s,
+                **batch,
+                **report.metrics,
+                "rollout/tokens_per_s": generated / step_s,
+                "rollout/utilisation": busy_s / step_s / max(len(engines), 1),
+                "learner/tokens_per_s": report.metrics["learner/tokens"] / learner_s,
+                "learner/utilisation": learner_s / step_s,
+            }
+        )
+
+    def _clock(self) -> dict[str, float]:
+        elapsed_s = 0.0 if self._first_group is None else time.perf_counter() - self._first_group
+        return {"time/elapsed_s": elapsed_s, "time/evaluation_s": self._evaluation_s}
+
+
+def sample_of(judged: Judged, version: int) -> Sample:
+    return Sample(
+        prompt=judged.task.prompt,
+        response=judged.rollout.text,
+        reward=judged.verdict.reward,
+        status=str(judged.verdict.status),
+        step=version,
+        tokens=None,
+        temperatures=judged.rollout.temperatures.tolist(),
+        entropies=judged.rollout.entropies.tolist(),
+    )
