@@ -1,1 +1,1 @@
-"""Rollouts in, weights out: DeepSpeed ranks in Ray actors that evaluate every token at the temperature it was drawn at."""
+"""Rollouts in, weights out: DeepSpeed ranks that evaluate every token at the temperature it was drawn at."""

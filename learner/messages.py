@@ -37,12 +37,14 @@ class TrainSample:
                     f" for {length} response tokens"
                 )
         if not (self.temperatures > 0).all():
-            raise ValueError(f"train sample of group {self.group} was drawn greedily (temperature 0): it cannot be trained")
+            raise ValueError(
+                f"train sample of group {self.group} was drawn greedily (temperature 0): it cannot be trained"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """Everything one learner step consumes: whole groups, in order of admission. `step` is the version it starts from."""
+    """Everything one learner step consumes: whole groups, in order of admission. `step`: the version it starts from."""
 
     step: int
     samples: tuple[TrainSample, ...]

@@ -20,12 +20,12 @@ import pydantic
 from hydra.errors import HydraException, MissingConfigException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from learner.config import LearnerConfig
 from learner.objective import Objective
 from orchestration.errors import ConfigError
-from orchestration.monitor.config import MonitorConfig
+from orchestration.monitor import MonitorConfig
 from reward.config import RewardConfig
 from rollout.config import RolloutConfig
 
@@ -136,7 +136,9 @@ def compose(overrides: Sequence[str], conf: Path = CONF) -> dict[str, Any]:
     try:
         with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3", job_name="temper"):
             composed = hydra.compose("config", [_settable(override, groups) for override in overrides])
-        return OmegaConf.to_container(composed, resolve=True)
+        return OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as missing:
+        raise ConfigError(f"{missing.full_key} is not set; give it a value: {missing.full_key}=...") from missing
     except MissingConfigException as missing:
         if missing.options is None:
             raise ConfigError(" ".join(str(missing).split())) from missing
@@ -174,7 +176,7 @@ def build(cls: type, values: Any, path: str) -> Any:
         try:
             cls = get_class(target)
         except Exception as error:  # whatever importing a user's module raises
-            raise ConfigError(f"{path}.{TARGET}: cannot import {target}: {error}") from error
+            raise ConfigError(f"{path}.{TARGET}: cannot import {target}: {' '.join(str(error).split())}") from error
     if not dataclasses.is_dataclass(cls):
         raise ConfigError(f"{path}.{TARGET} must name a dataclass, got {cls.__name__}")
     hints = typing.get_type_hints(cls)
@@ -193,7 +195,7 @@ def build(cls: type, values: Any, path: str) -> Any:
         and item.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{missing[0]} is not set; give it a value, for example {missing[0]}=...")
+        raise ConfigError(f"{missing[0]} is not set; give it a value: {missing[0]}=...")
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:

@@ -8,21 +8,26 @@ Everything that can be refused is refused before the first heavy thing starts (`
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
-from orchestration.checkpoint_store import CheckpointStore
+from orchestration.checkpoint_store import CheckpointStore, SavedCheckpoint
 from orchestration.config import RunPlan
+from orchestration.evaluation import EvaluationResult, evaluate
 from orchestration.journal import Journal
 from orchestration.loop import RunLoop, RunReport
 from orchestration.models.prompts import encode_prompt
-from orchestration.monitor.monitor import Monitor
+from orchestration.monitor import Monitor
 from orchestration.ray_services import RayServices, connect
 from orchestration.run_folder import RunFolder
-from orchestration.scheduler import Scheduler, SchedulerConfig
+from orchestration.scheduler import Scheduler
+from orchestration.scheduler_config import SchedulerConfig
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
 from reward.service import check_tools
@@ -30,11 +35,90 @@ from reward.service import check_tools
 log = logging.getLogger(__name__)
 
 
+def train(plan: RunPlan, folder: RunFolder | None) -> RunReport:
+    """Run `plan`, in a new folder or on from the newest checkpoint of `folder`. Ctrl-C writes a checkpoint and returns."""
+    preflight(plan)
+    model = resolve_model(plan)
+    folder = folder or RunFolder.create(plan)
+    folder.write_config(plan)
+    with Journal.open(folder.journal) as journal:  # from here on no other process drives this folder
+        checkpoints = CheckpointStore(folder.checkpoints, keep_last=plan.run.keep_checkpoints)
+        saved = checkpoints.latest()
+        with _monitor(plan, folder, saved) as monitor:
+            return asyncio.run(_train(plan, folder, model, monitor, journal, checkpoints, saved))
+
+
+async def _train(
+    plan: RunPlan,
+    folder: RunFolder,
+    model: Path,
+    monitor: Monitor,
+    journal: Journal,
+    checkpoints: CheckpointStore,
+    saved: SavedCheckpoint | None,
+) -> RunReport:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    scheduler = Scheduler(scheduler_config(plan), saved and saved.state)
+    journal.resume(scheduler.version)
+    services = RayServices(plan, model, folder.logs)
+    connect(plan.cluster, services.cpus)
+    try:
+        loop = RunLoop(
+            plan,
+            scheduler,
+            services,
+            encoder(tokenizer, plan.task.chat),
+            journal,
+            checkpoints,
+            Telemetry(plan, monitor, tokenizer),
+        )
+        stop_on_interrupt(loop.stop)
+        await asyncio.gather(services.verifier.start(), services.learner.start(model, saved and saved.folder))
+        return await loop.run()
+    finally:
+        ray.shutdown()
+
+
+async def score(plan: RunPlan, model: Path, logs: Path) -> EvaluationResult:
+    """Evaluate the policy in `model` on the plan's held-out tasks, without a learner."""
+    services = RayServices(plan, model, logs)
+    connect(plan.cluster, services.cpus)
+    try:
+        _, worker = await asyncio.gather(services.verifier.start(), services.start_rollout_worker())
+        return await evaluate(
+            plan.task.heldout_tasks(plan.eval.tasks),
+            encoder(AutoTokenizer.from_pretrained(model), plan.task.chat),
+            [worker],
+            services.verifier,
+            samples=plan.eval.samples,
+            max_tokens=plan.task.max_tokens,
+            label="score",
+        )
+    finally:
+        ray.shutdown()
+
+
 def preflight(plan: RunPlan) -> None:
-    """Refuse what would fail later: tools the verifiers need, data the tasks need. Raises the error of its package."""
+    """Refuse what would fail later: data the tasks need, tools the verifiers need. Raises the error of its package."""
     plan.task.check()
-    verifiers = {task.verifier for task in plan.task.heldout_tasks(1)}
-    check_tools(sorted(verifiers), plan.reward)
+    check_tools(sorted({task.verifier for task in plan.task.heldout_tasks(plan.eval.tasks)}), plan.reward)
+
+
+def resolve_model(plan: RunPlan) -> Path:
+    """The policy's folder, built first where it must be, with a progress bar."""
+    with Progress(
+        TextColumn("building the policy"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps, loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+        transient=True,
+    ) as progress:
+        bar = progress.add_task("", total=None, visible=False, loss=float("nan"))
+
+        def show(done: int, total: int, loss: float) -> None:
+            progress.update(bar, completed=done, total=total, loss=loss, visible=True)
+
+        return plan.model.resolve(plan.task, show)
 
 
 def scheduler_config(plan: RunPlan) -> SchedulerConfig:
@@ -50,32 +134,29 @@ def scheduler_config(plan: RunPlan) -> SchedulerConfig:
     )
 
 
-async def launch(plan: RunPlan, folder: RunFolder, model: Path, monitor: Monitor) -> RunReport:
-    """Run `plan` in `folder`, from its newest checkpoint where there is one. Ctrl-C writes a checkpoint and returns."""
-    with Journal.open(folder.journal) as journal:
-        checkpoints = CheckpointStore(folder.checkpoints, keep_last=plan.run.keep_checkpoints)
-        checkpoint = checkpoints.latest()
-        services = RayServices(plan, model, folder.logs)
-        connect(plan.cluster, services.cpus)
-        try:
-            scheduler = Scheduler(scheduler_config(plan), checkpoint and checkpoint.state)
-            journal.resume(scheduler.version)
-            await asyncio.gather(
-                services.verifier.start(), services.learner.start(model, checkpoint and checkpoint.folder)
-            )
-            loop = RunLoop(
-                plan, scheduler, services, encoder(model, plan.task.chat), journal, checkpoints, Telemetry(plan, monitor)
-            )
-            stop_on_interrupt(loop.stop)
-            return await loop.run()
-        finally:
-            ray.shutdown()
-
-
-def encoder(model: Path, chat: bool) -> Callable[[Task], tuple[int, ...]]:
+def encoder(tokenizer: Any, chat: bool) -> Callable[[Task], tuple[int, ...]]:
     """Task -> prompt token ids with the policy's own tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
     return lambda task: encode_prompt(tokenizer, task, chat)
+
+
+@contextmanager
+def _monitor(plan: RunPlan, folder: RunFolder, saved: SavedCheckpoint | None) -> Iterator[Monitor]:
+    """The run's monitor; what stops the run is the last thing it notes, and the report is drawn in any case."""
+    monitor = Monitor(
+        plan.monitor,
+        folder=folder.root,
+        title=f"{plan.name} s{plan.seed}",
+        total_steps=plan.run.steps,
+        run_config=plan.tree,
+        resumed_at=saved.version if saved else None,
+    )
+    try:
+        yield monitor
+    except Exception as error:
+        monitor.event(f"the run stopped: {error}", problem=True)
+        raise
+    finally:
+        monitor.close()
 
 
 def stop_on_interrupt(stop: Callable[[], None]) -> None:

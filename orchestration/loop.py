@@ -120,9 +120,13 @@ class RunLoop:
 
     async def start_group(self, action: actions.StartGroup) -> None:
         """Draw the n responses to one task on the worker that the scheduler chose."""
+        worker = self.workers.get(action.worker)
+        if worker is None:  # it died since; the WorkerLost on its way starts this group again
+            return
         task = self.plan.task.train_task(action.task_index, self.plan.seed)
         self.telemetry.group_started()
         self.groups[action.group] = Group(task)
+        self.journal.describe(action.group, task_id=task.id)
         request = GroupRequest(
             group_id=f"{action.group}.{action.attempt}",
             prompt_ids=self.encode(task),
@@ -132,7 +136,7 @@ class RunLoop:
             priority=action.group,  # the oldest first
         )
         try:
-            rollouts = await self.workers[action.worker].generate(request)
+            rollouts = await worker.generate(request)
         except WorkerFailure as failure:
             self._worker_failed(failure)
             return
@@ -146,7 +150,9 @@ class RunLoop:
         """Send a group's responses to the verifiers; a timeout is a status, never a reward of 0."""
         group = self.groups[action.group]
         group.verdicts = await self.services.verifier.verify(group.requests(action.group))
-        if any(verdict.trainable for verdict in group.verdicts):
+        judged = [verdict.reward for verdict in group.verdicts if verdict.trainable]
+        if judged:
+            self.journal.describe(action.group, reward_mean=sum(judged) / len(judged))
             self._post(events.VerdictsArrived(group=action.group, attempt=action.attempt))
         else:
             first = group.verdicts[0]
@@ -185,6 +191,9 @@ class RunLoop:
     async def evaluate(self, action: actions.Evaluate) -> None:
         """Run held-out tasks at one pinned version beside training; results go to the monitor only."""
         workers = [self.workers[name] for name in action.workers if name in self.workers]
+        if not workers:
+            self._post(events.EvaluationFailed(version=action.version, reason="all its workers died"))
+            return
         self.telemetry.evaluation_started()
         try:
             result: EvaluationResult = await evaluate(
@@ -227,7 +236,7 @@ class RunLoop:
             raise failure
         if self.workers.pop(failure.worker, None) is not None:
             log.warning("%s; its groups run again on another worker", failure)
-            self.telemetry.note(f"{failure.worker} died; a new worker is starting and its groups will run again")
+            self.telemetry.problem(f"{failure.worker} died; a new worker is starting and its groups will run again")
             self._post(events.WorkerLost(worker=failure.worker))
             self._spawn(self._start_worker())
 

@@ -4,31 +4,33 @@
 """
 
 import time
+from typing import Any
 
 from learner.messages import StepReport
 from orchestration.config import RunPlan
 from orchestration.evaluation import EvaluationResult, Judged
-from orchestration.monitor.monitor import Monitor
-from orchestration.monitor.sample import Sample
+from orchestration.monitor import Monitor, Sample
 from rollout.messages import EngineMetrics
 
-SHOWN_SAMPLES = 6  # held-out responses of an evaluation that the report may show
+SHOWN_SAMPLES = 8  # greedy held-out responses of an evaluation that the report may show
 
 
 class Telemetry:
     """Told of everything that happens in a run; keeps only what the next rate needs."""
 
-    def __init__(self, plan: RunPlan, monitor: Monitor) -> None:
+    def __init__(self, plan: RunPlan, monitor: Monitor, tokenizer: Any) -> None:
         self._plan = plan
         self._monitor = monitor
+        self._tokenizer = tokenizer
+        self._before_s = monitor.elapsed_before_s  # of the part before a resume
         self._first_group: float | None = None
         self._last_step: float | None = None
         self._evaluation_began: float | None = None
         self._evaluation_s = 0.0
         self._engines: dict[str, EngineMetrics] = {}
 
-    def note(self, text: str) -> None:
-        self._monitor.note(text)
+    def problem(self, text: str) -> None:
+        self._monitor.event(text, problem=True)
 
     def group_started(self) -> None:
         if self._first_group is None:
@@ -40,9 +42,9 @@ class Telemetry:
     def evaluation(self, version: int, result: EvaluationResult) -> None:
         if self._first_group is not None:  # the one before training does not count
             self._evaluation_s += time.perf_counter() - self._evaluation_began
-        self._monitor.record_evaluation({"policy_version": version, **self._clock(), **result.metrics})
-        tasks_apart = result.sampled[:: self._plan.eval.samples]
-        self._monitor.record_samples([sample_of(judged, version) for judged in tasks_apart[:SHOWN_SAMPLES]])
+        self._monitor.evaluated({"step": version, "policy_version": version, **self._clock(), **result.metrics})
+        if version in (0, self._plan.run.steps):
+            self._monitor.samples([self._sample(judged, version) for judged in result.greedy[:SHOWN_SAMPLES]])
 
     def step(self, report: StepReport, batch: dict[str, float], engines: dict[str, EngineMetrics]) -> None:
         now = time.perf_counter()
@@ -55,7 +57,7 @@ class Telemetry:
             busy_s += metrics.busy_s - (before.busy_s if before else 0.0)
         self._engines = engines
         learner_s = report.metrics["learner/step_s"]
-        self._monitor.record_step(
+        self._monitor.record(
             {
                 "step": report.version,
                 "policy_version": report.version,
@@ -71,18 +73,19 @@ class Telemetry:
         )
 
     def _clock(self) -> dict[str, float]:
-        elapsed_s = 0.0 if self._first_group is None else time.perf_counter() - self._first_group
-        return {"time/elapsed_s": elapsed_s, "time/evaluation_s": self._evaluation_s}
+        running_s = 0.0 if self._first_group is None else time.perf_counter() - self._first_group
+        return {"time/elapsed_s": self._before_s + running_s, "time/evaluation_s": self._evaluation_s}
 
-
-def sample_of(judged: Judged, version: int) -> Sample:
-    return Sample(
-        prompt=judged.task.prompt,
-        response=judged.rollout.text,
-        reward=judged.verdict.reward,
-        status=str(judged.verdict.status),
-        step=version,
-        tokens=None,
-        temperatures=judged.rollout.temperatures.tolist(),
-        entropies=judged.rollout.entropies.tolist(),
-    )
+    def _sample(self, judged: Judged, version: int) -> Sample:
+        rollout = judged.rollout
+        return Sample(
+            prompt=judged.task.prompt,
+            response=rollout.text,
+            reward=judged.verdict.reward,
+            status=str(judged.verdict.status),
+            step=version,
+            detail=judged.verdict.detail,
+            tokens=tuple(self._tokenizer.decode([token]) for token in rollout.response_ids.tolist()),
+            temperatures=tuple(rollout.temperatures.tolist()),
+            entropies=tuple(rollout.entropies.tolist()),
+        )

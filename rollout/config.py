@@ -12,7 +12,7 @@ class RolloutConfig:
     engine: Literal["in_process", "async_llm"] = "in_process"  # in_process starts faster; async_llm overlaps I/O on a GPU
     dtype: Literal["float32", "bfloat16"] = "float32"
     tensor_parallel: int = 1  # GPUs per engine
-    max_model_len: int = 512  # tokens, prompt and response together
+    max_model_len: int = 2048  # tokens, prompt and response together
     max_num_seqs: int = 256  # responses decoded at the same time per engine
     kv_cache_gib: float = 0.5  # memory for keys and values per engine
     enforce_eager: bool = True  # false lets vLLM compile: minutes to start, faster on a GPU

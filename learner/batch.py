@@ -1,0 +1,201 @@
+"""From a train batch to micro-batches: advantages, filters, and a fair share of the work for every rank.
+
+    TrainBatch --outcomes--> advantages, kept samples           (the same on every rank)
+               --sort--> neighbours share prefixes --cut--> ranks --cut--> micro-batches of at most N computed tokens
+
+Pure: any rank can work out what every rank does, so all take the same number of micro-batches and none waits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.attention import Layout, layout_of
+from learner.forest import lexicographic_order, plant, shared_prefix
+from learner.head import Picks
+from learner.messages import TrainBatch, TrainSample
+from learner.objective import Counts, Objective, Outcomes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """The samples that are trained, in the order of the batch, with their advantages (float64)."""
+
+    samples: tuple[TrainSample, ...]
+    advantages: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one rank does in one optimizer step: indices into `Trained.samples` per micro-batch.
+
+    An idle micro-batch (`live` false) repeats a sample without training it: all ranks make the same collective calls.
+    """
+
+    indices: tuple[int, ...]
+    live: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Tensors of one forward pass. Response tokens are right-padded to [seq, tok]; see TokenStats for the units.
+
+    inputs     what the transformer gets: tokens [1, node] with positions and layout, or tokens [row, position]
+    node_rows  int64 [node] where each node is in the transformer's flattened output, None where it is that output
+    picks      which rows of the head give which token
+    places     int64 [pick] index of each pick in the flattened [seq, tok]
+    """
+
+    tokens: Tensor
+    positions: Tensor | None
+    layout: Layout | None
+    node_rows: Tensor | None
+    picks: Picks
+    places: Tensor
+    mask: Tensor
+    group: Tensor
+    advantage: Tensor
+    lp_sampler: Tensor
+    temperature: Tensor
+
+
+def outcomes_of(batch: TrainBatch) -> Outcomes:
+    return Outcomes(
+        rewards=torch.tensor([sample.reward for sample in batch.samples], dtype=torch.float64),
+        groups=torch.tensor([sample.group for sample in batch.samples]),
+        lengths=torch.tensor([len(sample.response_ids) for sample in batch.samples]),
+    )
+
+
+def trained_part(batch: TrainBatch, objective: Objective) -> Trained:
+    """Apply the objective's advantage and filters; both see whole groups."""
+    if not batch.samples:
+        return Trained(samples=(), advantages=np.empty(0))
+    outcomes = outcomes_of(batch)
+    kept = objective.keep(outcomes)
+    return Trained(
+        samples=tuple(sample for sample, keep in zip(batch.samples, kept.tolist(), strict=True) if keep),
+        advantages=objective.advantage(outcomes)[kept].numpy(),
+    )
+
+
+def minibatches(trained: Trained, count: int) -> list[np.ndarray]:
+    """Indices of the samples of each optimizer step: whole groups, in order of group."""
+    groups = np.array([sample.group for sample in trained.samples])
+    parts = np.array_split(np.unique(groups), count)
+    return [np.flatnonzero(np.isin(groups, part)) for part in parts if len(part)]
+
+
+def counts_of(samples: Sequence[TrainSample]) -> Counts:
+    return Counts(
+        tokens=sum(len(sample.response_ids) for sample in samples),
+        sequences=len(samples),
+        groups=len({sample.group for sample in samples}),
+    )
+
+
+def input_sequence(sample: TrainSample) -> np.ndarray:
+    """What the transformer reads: prompt and response, but for the last token, which is only predicted."""
+    return np.concatenate([sample.prompt_ids, sample.response_ids[:-1]])
+
+
+def shares(samples: Sequence[TrainSample], ranks: int, budget: int) -> list[list[Share]]:
+    """For each rank its micro-batches, at most `budget` computed tokens each (a longer single sample goes alone)."""
+    sequences = [input_sequence(sample) for sample in samples]
+    order = lexicographic_order(sequences)
+    fresh = [len(sequences[order[0]])]
+    for before, index in zip(order, order[1:], strict=False):
+        fresh.append(len(sequences[index]) - shared_prefix(sequences[before], sequences[index]))
+    ends = np.searchsorted(np.cumsum(fresh), np.arange(1, ranks) / ranks * sum(fresh))
+    portions = np.split(np.arange(len(order)), ends)
+    plan = [_cut(portion, order, sequences, fresh, budget) for portion in portions]
+    longest = max(map(len, plan))
+    idle = Share(indices=(min(order, key=lambda index: len(sequences[index])),), live=False)
+    return [live + [idle] * (longest - len(live)) for live in plan]
+
+
+def _cut(
+    portion: np.ndarray, order: list[int], sequences: list[np.ndarray], fresh: list[int], budget: int
+) -> list[Share]:
+    parts: list[list[int]] = []
+    used = 0
+    for place in portion:
+        index = order[place]
+        if not parts or used + fresh[place] > budget:
+            parts.append([])
+            used = len(sequences[index])  # the first of a micro-batch computes its whole prefix
+        else:
+            used += fresh[place]
+        parts[-1].append(index)
+    return [Share(indices=tuple(part), live=True) for part in parts]
+
+
+def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: torch.device) -> MicroBatch:
+    """The tensors of one share."""
+    samples = [trained.samples[index] for index in share.indices]
+    forest = plant([input_sequence(sample) for sample in samples])
+    lengths = np.array([len(sample.response_ids) for sample in samples])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+
+    def padded(name: str, fill: float) -> Tensor:
+        values = np.full(mask.shape, fill, np.float32)
+        values[mask] = np.concatenate([getattr(sample, name) for sample in samples])
+        return torch.from_numpy(values).to(device)
+
+    nodes = [path[len(s.prompt_ids) - 1 :] for path, s in zip(forest.paths, samples, strict=True)]
+    temperatures = np.concatenate([sample.temperatures for sample in samples]).astype(np.float32)
+    picks, order = _picks(
+        np.concatenate(nodes),
+        temperatures,
+        np.concatenate([sample.response_ids for sample in samples]),
+        device,
+    )
+    if forest_layout:
+        tokens, positions = (torch.from_numpy(array)[None].to(device) for array in (forest.tokens, forest.positions))
+        layout, node_rows = layout_of(forest, device), None
+    else:
+        rows = [forest.paths[index] for index, _ in forest.segments]
+        width = max(map(len, rows))
+        tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+        places = []
+        for row, (path, (_, start)) in enumerate(zip(rows, forest.segments, strict=True)):
+            tokens[row, : len(path)] = torch.from_numpy(forest.tokens[path])
+            places.append(np.arange(row * width + start, row * width + len(path)))
+        tokens, positions, layout = tokens.to(device), None, None
+        node_rows = torch.from_numpy(np.concatenate(places)).to(device)
+    advantages = trained.advantages[list(share.indices)].astype(np.float32)
+    live = torch.from_numpy(mask & share.live).to(device)
+    return MicroBatch(
+        tokens=tokens,
+        positions=positions,
+        layout=layout,
+        node_rows=node_rows,
+        picks=picks,
+        places=torch.from_numpy(np.flatnonzero(mask)[order]).to(device),
+        mask=live,
+        group=torch.tensor([sample.group for sample in samples], device=device),
+        advantage=torch.from_numpy(advantages).to(device)[:, None] * live,
+        lp_sampler=padded("sampler_logprobs", 0.0),
+        temperature=padded("temperatures", 1.0),
+    )
+
+
+def _picks(
+    nodes: np.ndarray, temperatures: np.ndarray, tokens: np.ndarray, device: torch.device
+) -> tuple[Picks, np.ndarray]:
+    """One row of the head per distinct (node, temperature); picks ordered by row, and the order that does it."""
+    keys = nodes.astype(np.int64) << 32 | temperatures.view(np.uint32)
+    distinct, rows = np.unique(keys, return_inverse=True)
+    order = rows.argsort(kind="stable")
+    row_temperatures = (distinct & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+    tempered = None if (row_temperatures == 1.0).all() else torch.from_numpy(row_temperatures).to(device)
+    picks = Picks(
+        row_nodes=torch.from_numpy(distinct >> 32).to(device),
+        temperatures=tempered,
+        rows=torch.from_numpy(rows[order]).to(device),
+        tokens=torch.from_numpy(tokens[order].astype(np.int64)).to(device),
+    )
+    return picks, order

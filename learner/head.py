@@ -1,0 +1,117 @@
+"""From hidden states to the log-probability and entropy of every response token, never holding all logits at once.
+
+`TokenHead` evaluates rows (a hidden state at a temperature) in chunks of [rows, vocabulary]. Several tokens may be read
+off one row: samples that share a prefix continue from the same hidden state. Where one chunk holds everything its
+probabilities are kept for the backward pass, otherwise they are computed again there.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picks:
+    """Which tokens are read off which rows.
+
+    row_nodes     int64 [row] the hidden state of each row
+    temperatures  float32 [row], or None where all are 1
+    rows          int64 [pick], never falling
+    tokens        int64 [pick] the token whose log-probability is asked for
+    """
+
+    row_nodes: Tensor
+    temperatures: Tensor | None
+    rows: Tensor
+    tokens: Tensor
+
+
+class TokenHead(nn.Module):
+    """The language-model head; its parameters are those of the model, not copies."""
+
+    def __init__(self, head: nn.Linear, chunk_mib: int) -> None:
+        super().__init__()
+        self.weight = head.weight
+        self.bias = head.bias
+        self.chunk_rows = max(1, chunk_mib * 2**20 // (4 * head.weight.shape[0]))
+
+    def forward(self, hidden: Tensor, picks: Picks) -> tuple[Tensor, Tensor]:
+        """hidden [node, channel] -> float32 nats: tempered log-probabilities [pick], entropies at T = 1 [row]."""
+        return _TokenLogprobs.apply(hidden, self.weight, self.bias, picks, self.chunk_rows)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """lp = z[y] / T - logsumexp(z / T) and H = logsumexp(z) - sum softmax(z) z, with z = hidden @ weight.T + bias.
+
+    Backward: dlp/dz = (onehot(y) - softmax(z / T)) / T;  dH/dz = -p (log p + H).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, picks, chunk_rows):
+        count = len(picks.row_nodes)
+        chunks = _chunks(picks, chunk_rows)
+        logprobs = torch.empty(len(picks.tokens), dtype=torch.float32, device=hidden.device)
+        entropies = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        kept = None
+        for rows, reads in chunks:
+            logits = _logits(hidden, weight, bias, picks.row_nodes[rows])
+            normalized = logits - logits.logsumexp(-1, keepdim=True)
+            probabilities = normalized.exp()
+            entropies[rows] = -torch.linalg.vecdot(probabilities, normalized)
+            if picks.temperatures is not None:
+                normalized = (logits / picks.temperatures[rows, None]).log_softmax(-1)
+                probabilities = normalized.exp() if len(chunks) == 1 else None
+            logprobs[reads] = normalized[picks.rows[reads] - rows.start, picks.tokens[reads]]
+            kept = probabilities if len(chunks) == 1 else None
+        ctx.save_for_backward(hidden, weight, bias, entropies)
+        ctx.picks, ctx.chunks, ctx.kept = picks, chunks, kept
+        ctx.set_materialize_grads(False)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx, grad_logprobs, grad_entropies):
+        hidden, weight, bias, entropies = ctx.saved_tensors
+        picks = ctx.picks
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        grad_bias = torch.zeros_like(bias) if bias is not None else None
+        if grad_logprobs is None:
+            grad_logprobs = torch.zeros(len(picks.tokens), dtype=torch.float32, device=hidden.device)
+        for rows, reads in ctx.chunks:
+            nodes = picks.row_nodes[rows]
+            temperatures = None if picks.temperatures is None else picks.temperatures[rows, None]
+            logits = None
+            if ctx.kept is None or grad_entropies is not None:
+                logits = _logits(hidden, weight, bias, nodes)
+            tempered = logits if temperatures is None or logits is None else logits / temperatures
+            probabilities = ctx.kept if ctx.kept is not None else tempered.softmax(-1)
+            local = picks.rows[reads] - rows.start
+            per_row = torch.zeros(len(nodes), dtype=torch.float32, device=hidden.device)
+            per_row.index_add_(0, local, grad_logprobs[reads])
+            grad = probabilities * -per_row[:, None]
+            grad.index_put_((local, picks.tokens[reads]), grad_logprobs[reads], accumulate=True)
+            if temperatures is not None:
+                grad /= temperatures
+            if grad_entropies is not None:
+                normalized = logits.log_softmax(-1)
+                grad -= grad_entropies[rows, None] * normalized.exp() * (normalized + entropies[rows, None])
+            grad = grad.to(weight.dtype)
+            grad_hidden.index_add_(0, nodes, grad @ weight)
+            grad_weight.addmm_(grad.T, hidden.index_select(0, nodes))
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+        ctx.kept = None
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, nodes: Tensor) -> Tensor:
+    return nn.functional.linear(hidden.index_select(0, nodes), weight, bias).float()
+
+
+def _chunks(picks: Picks, chunk_rows: int) -> list[tuple[slice, slice]]:
+    """Rows of each chunk and the picks that read them; one empty chunk where there is no row."""
+    count = len(picks.row_nodes)
+    edges = [*range(0, count, chunk_rows), count] if count else [0, 0]
+    reads = torch.searchsorted(picks.rows, torch.tensor(edges, device=picks.rows.device)).tolist()
+    return [(slice(edges[i], edges[i + 1]), slice(reads[i], reads[i + 1])) for i in range(len(edges) - 1)]

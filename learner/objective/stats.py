@@ -1,0 +1,56 @@
+"""What the objective sees: outcomes of whole samples before the forward pass, statistics of their tokens after it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# What a piece may declare in `needs` beyond the fields of TokenStats that always exist.
+#   entropy_grad  entropies carry a gradient
+AVAILABLE = frozenset({"entropy_grad"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcomes:
+    """All samples of a train batch, the same on every rank.
+
+    rewards  float64 [seq]
+    groups   int64   [seq] samples of one prompt share it
+    lengths  int64   [seq] response tokens
+    """
+
+    rewards: Tensor
+    groups: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStats:
+    """The response tokens of one micro-batch, right-padded; entries outside `mask` are 0 (1 for the temperature).
+
+    mask         bool    [seq, tok] true for response tokens that are trained
+    group        int64   [seq]
+    advantage    float32 [seq, tok]
+    lp           float32 [seq, tok] nats under the current policy at `temperature`; the only one with a gradient
+    lp_old       float32 [seq, tok] nats under the policy before this train batch, same temperature, by the learner
+    lp_sampler   float32 [seq, tok] nats as recorded when the token was drawn
+    temperature  float32 [seq, tok] as recorded when the token was drawn
+    entropy      float32 [seq, tok] nats at T = 1 under the current policy; detached unless a piece needs "entropy_grad"
+    """
+
+    mask: Tensor
+    group: Tensor
+    advantage: Tensor
+    lp: Tensor
+    lp_old: Tensor
+    lp_sampler: Tensor
+    temperature: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What the loss is divided by, counted over all ranks and micro-batches of one optimizer step."""
+
+    tokens: int  # trained response tokens
+    sequences: int  # trained samples
+    groups: int  # ... and the prompts they belong to

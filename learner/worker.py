@@ -1,0 +1,241 @@
+"""LearnerWorker: one rank of the learner. Scored groups go in, a step is taken, new weights come out.
+
+    train(batch)   micro-batches -> forward -> objective -> backward ... -> checks -> optimizer step -> StepReport
+    publish()      Publication + payload of the current version
+    save / load    weights, optimizer, controllers, random state and version, continued bit for bit
+
+A plain class: orchestration turns it into Ray actors and calls every method on all ranks at the same time.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.batch import MicroBatch, Trained, counts_of, minibatches, shares, trained_part
+from learner.config import LearnerConfig
+from learner.engine import Engine, join
+from learner.errors import BatchError, CheckpointError, DivergedError, MismatchError
+from learner.forward import Policy, token_stats
+from learner.measures import Measures, combine, max_of, mean_of, reduce
+from learner.messages import Publication, StepReport, TrainBatch
+from learner.model import export_model, load_model
+from learner.objective import Objective, TokenStats
+from learner.publish import probe_of, publication
+
+logger = logging.getLogger(__name__)
+
+
+class LearnerWorker:
+    """Raises ModelError when the model cannot be loaded or evaluated, ValueError for an impossible configuration."""
+
+    def __init__(
+        self,
+        model_path: str,
+        config: LearnerConfig,
+        objective: Objective,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        seed: int,
+        total_steps: int,
+    ) -> None:
+        if world_size != config.ranks:
+            raise ValueError(f"learner.ranks is {config.ranks}, but the learner was started with {world_size} ranks")
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(seed + rank)
+        self.model_path = model_path
+        self.config = config
+        self.objective = objective
+        self.rank = rank
+        self.world_size = world_size
+        self.total_steps = total_steps
+        device = join(rank, world_size, master_addr, master_port)
+        model = load_model(model_path, config.torch_dtype, device)
+        self.policy = Policy(model, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
+        self.engine = Engine(self.policy, config, world_size)
+        self.controller_states = {name: dict(piece.start()) for name, piece in objective.controllers.items()}
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Number of train batches these weights have seen."""
+        return self._version
+
+    def train(self, batch: TrainBatch) -> StepReport:
+        """Take the optimizer steps of one batch; the weights are then of version `batch.step + 1`.
+
+        Raises BatchError for a batch that starts from another version, DivergedError for a loss or gradient norm that
+        is not finite, MismatchError when engine and learner disagree by more than `learner.mismatch_kl_limit`.
+        """
+        started = time.perf_counter()
+        if batch.step != self._version:
+            raise BatchError(f"train batch of step {batch.step} was sent to a learner at version {self._version}")
+        objective = self.objective.controlled(self.controller_states)
+        trained = trained_part(batch, objective)
+        lr = self.config.lr_at(batch.step, self.total_steps)
+        metrics = _IDLE | _batch_metrics(batch, trained) | {"train/lr": lr}
+        if trained.samples:  # otherwise there is nothing to learn from: the weights stay, the version moves on
+            metrics |= self._learn(objective, trained, lr, batch.step)
+        metrics["entropy/mean"] = _entropy_with_untrained(metrics["entropy/mean"], batch, trained)
+        self.controller_states = {
+            name: dict(piece.update(self.controller_states[name], metrics))
+            for name, piece in objective.controllers.items()
+        }
+        self._version += 1
+        metrics["learner/step_s"] = time.perf_counter() - started
+        return StepReport(version=self._version, metrics=metrics)
+
+    def publish(self) -> tuple[Publication, np.ndarray]:
+        """The current weights as a safetensors payload (uint8 [bytes]) and the record that vouches for it."""
+        probe = probe_of(self.policy)
+        with self.engine.gathered():
+            return publication(self.policy, self._version, probe)
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything `load` needs into `folder`; making the folder appear atomically is the caller's part."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.engine.save(folder, {"temper_version": self._version, "temper_controllers": self.controller_states})
+            torch.save(torch.get_rng_state(), folder / f"rng-{self.rank}.pt")
+        except OSError as error:
+            raise CheckpointError(f"cannot write the learner checkpoint to {folder}: {error}") from error
+
+    def load(self, folder: str | Path) -> None:
+        """Continue from a checkpoint of the same model, ZeRO stage and number of ranks. Raises CheckpointError."""
+        folder = Path(folder)
+        state = self.engine.load(folder)
+        if set(state["temper_controllers"]) != set(self.controller_states):
+            raise CheckpointError(
+                f"{folder} was made with the controllers {sorted(state['temper_controllers'])},"
+                f" the objective has {sorted(self.controller_states)}"
+            )
+        self._version = state["temper_version"]
+        self.controller_states = state["temper_controllers"]
+        torch.set_rng_state(torch.load(folder / f"rng-{self.rank}.pt"))
+
+    def export(self, folder: str | Path) -> None:
+        """Write weights, config and tokenizer as a Hugging Face folder; rank 0 writes, the others help to gather."""
+        with self.engine.gathered():
+            if self.rank == 0:
+                export_model(self.policy.model, self.model_path, folder)
+
+    def _learn(self, objective: Objective, trained: Trained, lr: float, step: int) -> dict[str, float]:
+        """One optimizer step per minibatch; metrics are means over them."""
+        parts = []
+        for indices in minibatches(trained, self.config.minibatches):
+            part = Trained(samples=tuple(trained.samples[i] for i in indices), advantages=trained.advantages[indices])
+            plan = shares(part.samples, self.world_size, self.config.micro_batch_tokens)[self.rank]
+            parts.append((part, [self.policy.micro_batch(part, share) for share in plan]))
+        frozen = [[None] * len(micros) for _, micros in parts]
+        if len(parts) > 1:  # the policy is about to move under the later minibatches
+            frozen = [[self._logprobs_now(micro) for micro in micros] for _, micros in parts]
+        reports = [
+            self._optimizer_step(objective, part, micros, lp_old, lr, step)
+            for (part, micros), lp_old in zip(parts, frozen, strict=True)
+        ]
+        return {
+            name: max(values) if name.endswith("max_abs") else sum(values) / len(values)
+            for name in reports[0]
+            if (values := [report[name] for report in reports])
+        } | {"learner/forward_tokens": float(sum(micro.tokens.numel() for _, micros in parts for micro in micros))}
+
+    @torch.no_grad()
+    def _logprobs_now(self, micro: MicroBatch) -> Tensor:
+        return self.engine(micro)[0]
+
+    def _optimizer_step(
+        self,
+        objective: Objective,
+        part: Trained,
+        micros: Sequence[MicroBatch],
+        lp_old: Sequence[Tensor | None],
+        lr: float,
+        step: int,
+    ) -> dict[str, float]:
+        counts = counts_of(part.samples)
+        measured: list[Measures] = []
+        for place, (micro, old) in enumerate(zip(micros, lp_old, strict=True)):
+            stats = token_stats(micro, *self.engine(micro), old, objective.needs)
+            loss, measures = objective(stats, counts)
+            self.engine.accumulate(loss, last=place == len(micros) - 1)
+            measured.append(dict(measures) | _agreement(stats))
+        metrics = reduce(combine(measured), self.world_size)
+        self._check(metrics, step)  # before the weights move; every rank sees the same numbers and raises alike
+        metrics["train/grad_norm"] = self.engine.step(lr)
+        if not math.isfinite(metrics["train/grad_norm"]):
+            raise DivergedError(
+                f"step {step}: train/grad_norm is {metrics['train/grad_norm']}; lower learner.lr or resume from the"
+                " last checkpoint"
+            )
+        return metrics
+
+    def _check(self, metrics: dict[str, float], step: int) -> None:
+        for name in ("train/loss", "entropy/mean", "mismatch/kl"):
+            if not math.isfinite(metrics[name]):
+                raise DivergedError(
+                    f"step {step}: {name} is {metrics[name]}; lower learner.lr or resume from the last checkpoint"
+                )
+        if metrics["mismatch/kl"] > self.config.mismatch_kl_limit:
+            raise MismatchError(
+                f"step {step}: mismatch/kl between the engine's recorded log-probabilities and the learner's is"
+                f" {metrics['mismatch/kl']:.3g} nats per token, above learner.mismatch_kl_limit ="
+                f" {self.config.mismatch_kl_limit}: check that weights reach the engine, or lower learner.lr or"
+                " run.max_staleness"
+            )
+
+
+# Metrics that every step reports, as they are when nothing is trained.
+_IDLE = {
+    "train/loss": 0.0,
+    "train/grad_norm": 0.0,
+    "entropy/mean": 0.0,
+    "mismatch/kl": 0.0,
+    "mismatch/max_abs": 0.0,
+    "tis/clipped_fraction": 0.0,
+    "train/clip_fraction": 0.0,
+    "learner/forward_tokens": 0.0,
+}
+
+
+def _agreement(stats: TokenStats) -> dict[str, Any]:
+    """How far the learner's probabilities are from the recorded ones, and how unsure the policy is."""
+    u = stats.lp_old.detach().double() - stats.lp_sampler.double()
+    return {
+        "mismatch/kl": mean_of(torch.expm1(u) - u, stats.mask),
+        "mismatch/max_abs": max_of(u.abs(), stats.mask),
+        "entropy/mean": mean_of(stats.entropy, stats.mask),
+    }
+
+
+def _batch_metrics(batch: TrainBatch, trained: Trained) -> dict[str, float]:
+    groups = {sample.group for sample in batch.samples}
+    kept = {sample.group for sample in trained.samples}
+    versions = [sample.versions for sample in batch.samples] or [np.array([batch.step])]
+    staleness = batch.step - np.concatenate(versions)
+    return {
+        "staleness/max": float(staleness.max()),
+        "staleness/mean": float(staleness.mean()),
+        "train/kept_groups_fraction": len(kept) / max(1, len(groups)),
+        "learner/tokens": float(sum(len(sample.response_ids) for sample in trained.samples)),
+    }
+
+
+def _entropy_with_untrained(entropy: float, batch: TrainBatch, trained: Trained) -> float:
+    """Mean over all response tokens of the batch: the learner's where trained, the recorded one where filtered out.
+
+    The filter drops groups the policy is sure about, so a mean over the trained ones alone would be too high.
+    """
+    chosen = {id(sample) for sample in trained.samples}
+    others = [sample.entropies for sample in batch.samples if id(sample) not in chosen]
+    tokens = sum(len(sample.response_ids) for sample in trained.samples)
+    recorded = np.concatenate([np.empty(0), *others])
+    return float((entropy * tokens + recorded.sum()) / max(1, tokens + len(recorded)))

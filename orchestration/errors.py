@@ -1,0 +1,48 @@
+"""Errors of the orchestration package.
+
+OrchestrationError
+├── ConfigError       the configuration asks for something impossible
+├── TaskError         a task source cannot give the tasks it was asked for
+├── StallError        somebody was waited for longer than the deadline allows
+├── WorkerFailure     an actor died or failed
+├── SchedulerError    an event contradicts what the scheduler knows, or retries are used up
+├── CheckpointError   a checkpoint cannot be written or read
+└── JournalError      the journal cannot be opened, or what it is told contradicts what it holds
+"""
+
+
+class OrchestrationError(RuntimeError):
+    """Base of all errors raised by the orchestration package."""
+
+
+class ConfigError(OrchestrationError):
+    """The configuration asks for something impossible; the message names the key, the value and what to write."""
+
+
+class TaskError(OrchestrationError):
+    """A task source cannot give the tasks it was asked for."""
+
+
+class StallError(OrchestrationError):
+    """Somebody was waited for longer than the deadline allows; the message says who waited for whom, and how long."""
+
+
+class WorkerFailure(OrchestrationError):
+    """An actor died or failed; the message says which and why. `died` tells whether its process is gone."""
+
+    def __init__(self, message: str, *, worker: str, died: bool) -> None:
+        super().__init__(message)
+        self.worker = worker
+        self.died = died
+
+
+class SchedulerError(OrchestrationError):
+    """An event contradicts what the scheduler knows, or a group has used up its retries."""
+
+
+class CheckpointError(OrchestrationError):
+    """A checkpoint cannot be written or read; the message says which earlier one is intact."""
+
+
+class JournalError(OrchestrationError):
+    """The journal cannot be opened, or what it is told contradicts what it holds."""

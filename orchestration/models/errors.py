@@ -1,0 +1,8 @@
+"""What can go wrong before there is a policy.
+
+ModelError    the model of the configuration cannot be had; the message is one sentence for a person
+"""
+
+
+class ModelError(Exception):
+    """The model of the configuration cannot be had."""

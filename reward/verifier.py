@@ -1,0 +1,54 @@
+"""The seam every verifier implements, and the registry: adding a verifier is one class and one line here.
+
+The registry names classes by text, so that a process imports only what it judges with.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from reward.config import RewardConfig
+from reward.errors import RewardError
+from reward.messages import Verdict, VerifyRequest
+
+VERIFIERS = {
+    "verilog": "reward.verilog.verifier:VerilogVerifier",
+    "math": "reward.math:MathVerifier",
+    "reasoning_gym": "reward.reasoning_gym:ReasoningGymVerifier",
+}
+
+
+class Verifier(Protocol):
+    """Judges batches of responses. Built with a RewardConfig; raises RewardError there where it cannot work."""
+
+    name: str
+
+    @staticmethod
+    def check(config: RewardConfig) -> None:
+        """Raises RewardError, one sentence, where the verifier cannot work on this machine."""
+
+    def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
+        """One verdict per request, in their order. Never raises for a bad response or reference: those are verdicts.
+
+        Called from `workers` threads at the same time.
+        """
+
+    def pids(self) -> list[int]:
+        """Processes at work now; killing one costs a retry and nothing else."""
+
+    def close(self) -> None:
+        """End all processes."""
+
+
+def verifier_class(name: str) -> type[Verifier]:
+    """The class registered under a name. Raises RewardError for an unknown one or a missing library."""
+    target = VERIFIERS.get(name)
+    if target is None:
+        raise RewardError(f"unknown verifier {name}: there are {', '.join(sorted(VERIFIERS))}")
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise RewardError(
+            f"verifier {name} cannot be loaded ({error}): install Temper with its dependencies"
+        ) from error

@@ -1,0 +1,9 @@
+"""A response that should be a Verilog design: text in, verdict out, by simulation.
+
+    response --extract--> source --design--> Design (parsed, checked, safe to share a simulation)
+                                                |
+    reference --problem--> ports, stimuli ------+--simulate--> sampled outputs --compare--> Verdict
+
+What the simulator sees of a response are the tokens the parser accepted, never its text. What decides is the comparison of
+sampled outputs here, outside the simulated process.
+"""

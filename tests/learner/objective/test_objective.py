@@ -1,0 +1,172 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import hydra.utils
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from learner.objective import Counts, Objective, Outcomes
+from learner.objective.advantage import GroupMean
+from learner.objective.aggregate import SequenceMean, TokenMean
+from learner.objective.filters import MixedGroupsOnly
+from learner.objective.regularisers import EntropyBonus
+from learner.objective.select import EntropyQuantile
+from learner.objective.surrogate import Clipped
+from learner.objective.weights import TruncatedImportance
+
+ALGORITHMS = sorted((Path(__file__).parents[3] / "conf" / "algorithm").glob("*.yaml"))
+
+
+def composed(**changes) -> Objective:
+    pieces = {"advantage": GroupMean(), "surrogate": Clipped(), "aggregate": TokenMean()} | changes
+    return Objective(**pieces)
+
+
+def random_stats(token_stats, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal():
+        return torch.randn(3, 5, generator=generator, dtype=torch.float64)
+
+    mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2, [1] + [0] * 4], dtype=torch.bool)
+    lp_old = -normal().abs()
+    return token_stats(
+        mask,
+        advantage=normal()[:, :1].expand(3, 5),
+        lp=(lp_old + 0.3 * normal()).requires_grad_(),
+        lp_old=lp_old,
+        lp_sampler=lp_old + 0.5 * normal(),
+        entropy=normal().abs(),
+    )
+
+
+@pytest.mark.parametrize("selected", [False, True])
+@pytest.mark.parametrize("aggregate", [TokenMean(), SequenceMean()])
+def test_the_whole_formula_against_a_loop(aggregate, selected, token_stats):
+    """L = agg(keep * w * C) + agg(-c H), value and gradient, against a loop over tokens."""
+    stats = random_stats(token_stats)
+    counts = Counts(tokens=9, sequences=3, groups=1)
+    objective = composed(
+        surrogate=Clipped(eps_lo=0.2, eps_hi=0.28),
+        aggregate=aggregate,
+        weights={"mismatch": TruncatedImportance(cap=1.5)},
+        select={"forks": EntropyQuantile(keep=0.4)} if selected else {},
+        regularisers={"bonus": EntropyBonus(coefficient=0.01)},
+    )
+    loss, measures = objective(stats, counts)
+    (gradient,) = torch.autograd.grad(loss, stats.lp)
+
+    kept_entropies = sorted(stats.entropy[stats.mask].tolist(), reverse=True)
+    expected, slopes = 0.0, torch.zeros(3, 5, dtype=torch.float64)
+    for i in range(3):
+        length = int(stats.mask[i].sum())
+        share = 1 / 9 if isinstance(aggregate, TokenMean) else 1 / (3 * length)
+        for t in range(length):
+            advantage, entropy = stats.advantage[i, t].item(), stats.entropy[i, t].item()
+            expected -= 0.01 * entropy * share
+            if selected and entropy < kept_entropies[3]:  # the .6 quantile of 9 values lies between the 4th and 5th
+                continue
+            ratio = (stats.lp[i, t] - stats.lp_old[i, t]).exp().item()
+            weight = min((stats.lp_old[i, t] - stats.lp_sampler[i, t]).exp().item(), 1.5)
+            free, bound = -advantage * ratio, -advantage * min(max(ratio, 0.8), 1.28)
+            expected += weight * max(free, bound) * share
+            slopes[i, t] = weight * free * share if free >= bound else 0.0
+    assert loss.item() == pytest.approx(expected)
+    torch.testing.assert_close(gradient, slopes)
+    assert measures["train/loss"].value.item() == pytest.approx(expected)
+
+
+def test_extras_that_are_off_change_nothing(token_stats):
+    """Keeping every token, a weight of 1 and a coefficient of 0 give plain clipped GRPO to the bit."""
+    stats = random_stats(token_stats)
+    counts = Counts(tokens=9, sequences=3, groups=1)
+    plain, _ = composed()(stats, counts)
+    dressed, _ = composed(
+        select={"all": EntropyQuantile(keep=1.0)}, regularisers={"bonus": EntropyBonus(coefficient=0.0)}
+    )(stats, counts)
+    assert plain.item() == dressed.item()
+
+
+def test_padding_and_unselected_tokens_have_no_gradient(token_stats):
+    stats = random_stats(token_stats)
+    loss, _ = composed(select={"forks": EntropyQuantile(keep=0.2)})(stats, Counts(tokens=9, sequences=3, groups=1))
+    (gradient,) = torch.autograd.grad(loss, stats.lp)
+    chosen = EntropyQuantile(keep=0.2)(stats)
+    assert (gradient[~chosen] == 0).all()
+    assert (gradient[chosen] != 0).any()
+
+
+def test_filters_must_all_agree():
+    outcomes = Outcomes(
+        rewards=torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64),
+        groups=torch.tensor([0, 0, 1, 1]),
+        lengths=torch.tensor([1, 2, 3, 4]),
+    )
+    long = lambda outcomes: outcomes.lengths > 1  # noqa: E731
+    assert composed(filters={"mixed": MixedGroupsOnly(), "long": long}).keep(outcomes).tolist() == [0, 1, 0, 0]
+    assert composed().keep(outcomes).all()
+
+
+def test_needs_are_the_union_of_the_pieces():
+    assert composed().needs == frozenset()
+    assert composed(regularisers={"bonus": EntropyBonus()}).needs == {"entropy_grad"}
+
+
+def test_a_need_nobody_can_meet_is_refused():
+    """A piece that wants what the forward pass does not compute is refused when the objective is built."""
+
+    class Wishful:
+        needs: ClassVar[frozenset[str]] = frozenset({"lp_ref"})
+
+    with pytest.raises(ValueError, match=r"needs \['lp_ref'\]"):
+        composed(weights={"wish": Wishful()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thermostat:
+    """Adds the distance from a target entropy to its state and hands that to the bonus."""
+
+    target: float
+
+    def start(self):
+        return {"sum": 0.0}
+
+    def knobs(self, state):
+        return {"regularisers.bonus.coefficient": state["sum"]}
+
+    def update(self, state, metrics):
+        return {"sum": state["sum"] + self.target - metrics["entropy/mean"]}
+
+
+def test_a_controller_turns_its_knob():
+    """State -> knob -> a new objective; the configured one is left alone."""
+    controller = Thermostat(target=1.0)
+    objective = composed(regularisers={"bonus": EntropyBonus()}, controllers={"thermostat": controller})
+    state = controller.update(controller.start(), {"entropy/mean": 0.75})
+    assert objective.controlled({"thermostat": state}).regularisers["bonus"].coefficient == 0.25
+    assert objective.regularisers["bonus"].coefficient == EntropyBonus().coefficient
+
+
+def test_a_knob_that_does_not_exist_is_named():
+    class Lost(Thermostat):
+        def knobs(self, state):
+            return {"surrogate.eps_high": 1.0}
+
+    objective = composed(controllers={"lost": Lost(target=1.0)})
+    with pytest.raises(ValueError, match="no knob 'eps_high' in Clipped; it has eps_lo, eps_hi, dual"):
+        objective.controlled({"lost": {"sum": 0.0}})
+
+
+@pytest.mark.parametrize("file", ALGORITHMS, ids=lambda file: file.stem)
+def test_every_algorithm_file_is_an_objective(file, token_stats):
+    """Each YAML composes, gives a finite loss, and no gradient where every advantage is zero."""
+    objective = hydra.utils.instantiate(OmegaConf.load(file), _convert_="all")
+    assert isinstance(objective, Objective)
+    stats = random_stats(token_stats)
+    loss, _ = objective(stats, Counts(tokens=9, sequences=3, groups=1))
+    assert loss.isfinite()
+    stats = token_stats([[1, 1]], lp=torch.zeros(1, 2, dtype=torch.float64, requires_grad=True))
+    (gradient,) = torch.autograd.grad(objective(stats, Counts(tokens=2, sequences=1, groups=1))[0], stats.lp)
+    assert (gradient == 0).all()

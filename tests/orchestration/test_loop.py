@@ -1,0 +1,250 @@
+"""The run loop with fakes at its three seams: what it promises holds whatever the services do."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from learner.messages import Publication, StepReport, TrainBatch
+from orchestration.checkpoint_store import CheckpointStore
+from orchestration.config import EvaluationConfig, RunConfig
+from orchestration.errors import SchedulerError, StallError, WorkerFailure
+from orchestration.journal import Journal
+from orchestration.launch import scheduler_config
+from orchestration.loop import RunLoop
+from orchestration.scheduler import Scheduler
+from orchestration.tasks.task import Task
+from reward.messages import Status, Verdict
+from rollout.config import RolloutConfig
+from rollout.draw.temperature import Fixed
+from rollout.errors import RolloutError
+from rollout.messages import EngineMetrics, FinishReason, Rollout, VersionSpan, WeightConfirmation
+
+RESPONSE_TOKENS = 6
+
+
+class FakeTasks:
+    max_tokens = 8
+    chat = False
+
+    def train_task(self, index: int, seed: int) -> Task:
+        return Task(id=f"task-{index}", prompt=str(index), verifier="fake", reference={})
+
+    def heldout_tasks(self, count: int) -> list[Task]:
+        return [self.train_task(1_000_000 + i, 0) for i in range(count)]
+
+
+class FakeWorker:
+    """Draws tokens with the weights it holds, a new version in the middle of a response included; may die on request."""
+
+    def __init__(self, name: str, services: "FakeServices"):
+        self.name = name
+        self.services = services
+        self.version = -1
+        self.served = 0
+        self.dead = False
+
+    async def generate(self, request):
+        self.served += 1
+        if self.served == self.services.die_at.get(self.name):
+            self.dead = True
+        spans = []
+        for token in range(RESPONSE_TOKENS):
+            if self.dead:
+                raise WorkerFailure(f"{self.name} died", worker=self.name, died=True)
+            if not spans or spans[-1].version != self.version:
+                spans.append(VersionSpan(version=self.version, start=token, end=token))
+            spans[-1] = VersionSpan(version=spans[-1].version, start=spans[-1].start, end=token + 1)
+            await asyncio.sleep(0)
+        zeros = np.zeros(RESPONSE_TOKENS, np.float32)
+        return [
+            Rollout(
+                group_id=request.group_id,
+                index=i,
+                prompt_ids=request.prompt_ids,
+                response_ids=zeros.astype(np.int32),
+                sampler_logprobs=zeros,
+                temperatures=zeros + 1,
+                entropies=zeros,
+                spans=tuple(spans),
+                text=f"{i}",
+                finish_reason=FinishReason.STOP,
+                drafted_tokens=0,
+                accepted_tokens=0,
+                seconds=0.0,
+            )
+            for i in range(request.n)
+        ]
+
+    async def update_weights(self, publication, payload):
+        if self.dead:
+            raise WorkerFailure(f"{self.name} died", worker=self.name, died=True)
+        self.version = publication.version
+        claimed = publication.version - self.services.confirms_behind
+        return WeightConfirmation(
+            worker=self.name, version=claimed, checksum=publication.checksum, probe_error=0.0, seconds=0.0
+        )
+
+    async def metrics(self):
+        return EngineMetrics(generated_tokens=0, running=0, busy_s=0.0)
+
+
+class FakeVerifier:
+    def __init__(self, status: Status, hangs: bool):
+        self.status = status
+        self.hangs = hangs
+
+    async def verify(self, requests):
+        if self.hangs:
+            await asyncio.Event().wait()
+        return [Verdict(id=r.id, reward=i % 2, status=self.status, detail="so") for i, r in enumerate(requests)]
+
+
+class FakeLearner:
+    """Counts versions; a checkpoint is the number."""
+
+    def __init__(self, version: int):
+        self.version = version
+        self.batches: list[TrainBatch] = []
+
+    async def train(self, batch):
+        assert batch.step == self.version, "a step starts from the version the learner holds"
+        await asyncio.sleep(0.001)
+        self.batches.append(batch)
+        self.version += 1
+        return StepReport(version=self.version, metrics={})
+
+    async def snapshot(self):
+        return Publication(version=self.version, checksum=f"c{self.version}", probe_ids=(1,), probe_entropy=0.0), b""
+
+    async def save(self, folder: Path):
+        (folder / "version").write_text(str(self.version))
+
+
+class FakeServices:
+    def __init__(self, *, version=0, die_at=None, status=Status.SCORED, hangs=False, confirms_behind=0):
+        self.die_at = dict(die_at or {})
+        self.confirms_behind = confirms_behind
+        self.learner = FakeLearner(version)
+        self.verifier = FakeVerifier(status, hangs)
+        self.started = 0
+        self.stacks_dumped = False
+
+    async def start_rollout_worker(self):
+        self.started += 1
+        return FakeWorker(f"rollout-{self.started - 1}", self)
+
+    def dump_stacks(self):
+        self.stacks_dumped = True
+
+
+class Silent:
+    """Stands in for telemetry: takes every call, says nothing."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+def plan_of(**run) -> SimpleNamespace:
+    settings = {"steps": 6, "groups_per_step": 3, "group_size": 2, "max_staleness": 1, **run}
+    return SimpleNamespace(
+        run=RunConfig(**settings),
+        eval=EvaluationConfig(every=2, tasks=2, samples=2),
+        rollout=RolloutConfig(workers=2),
+        seed=0,
+        temperature=Fixed(),
+        task=FakeTasks(),
+    )
+
+
+def run(folder: Path, plan: SimpleNamespace, services: FakeServices, stop_at: int | None = None):
+    """One start of a run in `folder`, from its newest checkpoint; `stop_at` asks it to end once that version is trained."""
+
+    async def main():
+        with Journal.open(folder / "journal.sqlite") as journal:
+            store = CheckpointStore(folder / "checkpoints", keep_last=2)
+            saved = store.latest()
+            services.learner.version = saved.version if saved else 0
+            scheduler = Scheduler(scheduler_config(plan), saved and saved.state)
+            journal.resume(scheduler.version)
+            loop = RunLoop(plan, scheduler, services, lambda task: (1, 2), journal, store, Silent())
+            if stop_at is not None:
+                train = services.learner.train
+
+                async def train_then_stop(batch):
+                    report = await train(batch)
+                    if report.version == stop_at:
+                        loop.stop()
+                    return report
+
+                services.learner.train = train_then_stop
+            return await loop.run(), journal.trained_tasks()
+
+    return asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def staleness(batches: list[TrainBatch]) -> list[int]:
+    return [int(batch.step - sample.versions.min()) for batch in batches for sample in batch.samples]
+
+
+@pytest.mark.parametrize("bound", [0, 1, 3])
+def test_every_task_is_trained_once_and_no_token_is_older_than_the_bound(tmp_path, bound):
+    """All steps are taken, tasks 0 .. N - 1 once each and in order, and staleness never exceeds max_staleness."""
+    services = FakeServices()
+    report, trained = run(tmp_path, plan_of(max_staleness=bound), services)
+    assert (report.version, report.completed) == (6, True)
+    assert trained == [(i // 3, i) for i in range(18)]
+    assert max(staleness(services.learner.batches)) <= bound
+
+
+def test_asynchronous_training_really_overlaps(tmp_path):
+    """With max_staleness = 1 some tokens are one version old; otherwise the test above would prove nothing."""
+    services = FakeServices()
+    run(tmp_path, plan_of(), services)
+    assert 1 in staleness(services.learner.batches)
+
+
+def test_a_lost_rollout_worker_costs_nothing_but_a_rerun(tmp_path):
+    """A worker dies with groups in flight: it is replaced, and every task is still trained exactly once."""
+    services = FakeServices(die_at={"rollout-0": 5, "rollout-1": 9})
+    report, trained = run(tmp_path, plan_of(), services)
+    assert report.completed
+    assert [task for _, task in trained] == list(range(18))
+    assert services.started == 4
+
+
+def test_stop_and_resume_trains_no_task_twice(tmp_path):
+    """Stopped after step 3 and resumed, the run ends as one that was never stopped."""
+    report, _ = run(tmp_path, plan_of(), FakeServices(), stop_at=3)
+    assert 3 <= report.version < 6
+    assert not report.completed
+    report, trained = run(tmp_path, plan_of(), FakeServices())
+    assert report.completed
+    assert Counter(task for _, task in trained) == Counter(range(18))
+
+
+def test_groups_that_cannot_be_judged_stop_the_run_after_their_retries(tmp_path):
+    """Verdicts of status `error` are never trained on: the group runs again, and then the run stops, naming the reason."""
+    services = FakeServices(status=Status.ERROR)
+    plan = plan_of()
+    plan.eval = EvaluationConfig(every=0, at_start=False, at_end=False, tasks=1)
+    with pytest.raises(SchedulerError, match=r"no response could be judged \(error: so\)"):
+        run(tmp_path, plan, services)
+    assert not services.learner.batches
+
+
+def test_a_worker_that_confirms_other_weights_stops_the_run(tmp_path):
+    """A silent non-update is impossible: the confirmation must name the version that was sent."""
+    with pytest.raises(RolloutError, match="confirmed v-1 .* but was sent v0"):
+        run(tmp_path, plan_of(), FakeServices(confirms_behind=1))
+
+
+def test_a_stall_says_who_is_waited_for(tmp_path):
+    """When nothing happens before the deadline the run stops with a sentence, and the actors' stacks are asked for."""
+    services = FakeServices(hangs=True)
+    with pytest.raises(StallError, match="while the run waits for the evaluation of version 0"):
+        run(tmp_path, plan_of(stall_deadline_s=0.3), services)
+    assert services.stacks_dumped

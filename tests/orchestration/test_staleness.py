@@ -1,0 +1,445 @@
+"""Whatever happens in whatever order, the scheduler keeps the bound, the order, every group, and moving.
+
+`World` is an independent account of a run: it holds what the engines, the learner and the disk really hold, starts what the
+scheduler asks for, and checks each action against its own books. Hypothesis chooses what happens next.
+"""
+
+from collections import Counter
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from orchestration import actions, events
+from orchestration.actions import SchedulerState
+from orchestration.errors import SchedulerError
+from orchestration.scheduler import Scheduler, SchedulerConfig
+
+
+class World:
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.trained: list[list[int]] = []  # step -> task indices
+        self.checkpoint: SchedulerState | None = None
+        self.evaluated_at_checkpoint: list[int] = []
+        self.boot()
+
+    def boot(self) -> None:
+        """A new process: everything in memory is gone, the learner holds the checkpoint."""
+        start = self.checkpoint.version if self.checkpoint else 0
+        self.trained = self.trained[:start]
+        self.learner = self.published = start
+        self.engines: dict[str, int] = {}  # worker -> version it really holds
+        self.capacity: dict[str, int] = {}
+        self.running: dict[tuple[int, int], tuple[str, int]] = {}  # (group, attempt) -> worker, oldest token's version
+        self.given_up: list[tuple[int, int]] = []  # attempts whose late news may still arrive
+        self.oldest_token: dict[int, int] = {}
+        self.admitted: list[tuple[int, int]] = []  # (group, task), in order of admission
+        self.attempts: Counter[int] = Counter()
+        self.failures: Counter[int] = Counter()
+        self.scoring: set[tuple[int, int]] = set()
+        self.scored: set[int] = set()
+        self.to_restart: set[int] = set()
+        self.consumed = 0  # admitted groups that were taken by a step
+        self.training: tuple[int, ...] | None = None
+        self.publishing: int | None = None
+        self.unconfirmed: set[str] = set()
+        self.syncing: dict[str, int] = {}
+        self.evaluating: int | None = None
+        self.evaluated = list(self.evaluated_at_checkpoint)
+        self.writing: SchedulerState | None = None
+        self.stopping = False
+        self.first = start
+        self.scheduler = Scheduler(self.config, self.checkpoint)
+        self.apply(self.scheduler.begin())
+
+    def tell(self, event: events.Event) -> None:
+        assert not self.scheduler.done
+        self.apply(self.scheduler.handle(event))
+
+    def apply(self, todo: list[actions.Action]) -> None:
+        for action in todo:
+            match action:
+                case actions.StartGroup():
+                    self.start_group(action)
+                case actions.ScoreGroup(group=group, attempt=attempt):
+                    assert self.attempts[group] == attempt
+                    self.scoring.add((group, attempt))
+                case actions.Train():
+                    self.train(action)
+                case actions.Publish(version=version, workers=workers):
+                    assert version == self.learner and self.training is None, "a snapshot of other weights"
+                    assert self.publishing is None and self.evaluating is None
+                    assert not set(workers) & set(self.syncing), "two updates of one engine at once"
+                    self.publishing, self.unconfirmed = version, set(workers)
+                case actions.SyncWorker(worker=worker, version=version):
+                    assert version == self.published and worker in self.engines and worker not in self.syncing
+                    assert worker not in self.unconfirmed
+                    self.syncing[worker] = version
+                case actions.Evaluate(version=version, workers=workers):
+                    assert self.publishing is None and self.evaluating is None and version == self.published
+                    assert workers and all(self.engines[worker] == version for worker in workers)
+                    self.evaluating = version
+                case actions.Checkpoint(version=version, state=state):
+                    assert version == state.version == self.learner and self.training is None
+                    assert self.writing is None
+                    self.writing, self.evaluated_at_writing = state, list(self.evaluated)
+
+    def start_group(self, action: actions.StartGroup) -> None:
+        worker, number = action.worker, action.group
+        assert not self.stopping
+        assert self.engines[worker] >= self.published == action.version and worker not in self.syncing
+        assert not (self.config.eval_at_start and not self.evaluated), "before the first evaluation"
+        if action.attempt == 1:
+            self.admitted.append((number, action.task_index))
+            before = self.admitted[-2][0] + 1 if len(self.admitted) > 1 else number
+            assert number == before, "numbers follow the order of admission"
+        else:
+            assert number in self.to_restart and (number, action.task_index) in self.admitted
+            self.to_restart.remove(number)
+        self.attempts[number] += 1
+        assert self.attempts[number] == action.attempt
+        self.running[number, action.attempt] = (worker, self.engines[worker])
+        assert self.load(worker) <= self.capacity[worker]
+
+    def train(self, action: actions.Train) -> None:
+        size, done = self.config.groups_per_step, self.consumed
+        assert self.training is None and action.step == self.learner
+        assert action.groups == tuple(number for number, _ in self.admitted[done : done + size]), "order of admission"
+        assert len(action.groups) == size and self.scored.issuperset(action.groups)
+        ages = [action.step - self.oldest_token[number] for number in action.groups]
+        assert max(ages) <= self.config.max_staleness, "a token is too old"
+        if self.config.max_staleness == 0:
+            assert set(ages) == {0} and not self.running and not self.scoring, "not synchronous"
+        self.consumed += size
+        self.training = action.groups
+
+    def load(self, worker: str) -> int:
+        return sum(where == worker for where, _ in self.running.values())
+
+    # What can happen.
+
+    def join(self, name: str, version: int, capacity: int) -> None:
+        self.forget(name)
+        self.engines[name], self.capacity[name] = version, capacity
+        self.tell(events.WorkerJoined(worker=name, version=version, capacity=capacity))
+
+    def lose(self, name: str) -> None:
+        self.forget(name)
+        self.tell(events.WorkerLost(worker=name))
+        self.confirm_publication()
+
+    def forget(self, name: str) -> None:
+        self.engines.pop(name, None)
+        self.syncing.pop(name, None)
+        self.unconfirmed.discard(name)
+        for key in [key for key, (where, _) in self.running.items() if where == name]:
+            del self.running[key]
+            self.given_up.append(key)
+            self.to_restart.add(key[0])
+
+    def confirm_publication(self, name: str | None = None) -> None:
+        if name is not None:
+            self.unconfirmed.remove(name)
+            self.engines[name] = self.publishing
+        if self.publishing is not None and not self.unconfirmed:
+            self.published, self.publishing = self.publishing, None
+            self.tell(events.WeightsPublished(version=self.published))
+
+    def sync(self, name: str) -> None:
+        self.engines[name] = self.syncing.pop(name)
+        self.tell(events.WorkerSynced(worker=name, version=self.engines[name]))
+
+    def finish_group(self, key: tuple[int, int]) -> None:
+        _, self.oldest_token[key[0]] = self.running.pop(key)
+        self.tell(events.GroupFinished(group=key[0], attempt=key[1], min_version=self.oldest_token[key[0]]))
+
+    def score(self, key: tuple[int, int]) -> None:
+        self.scoring.remove(key)
+        self.scored.add(key[0])
+        self.tell(events.VerdictsArrived(group=key[0], attempt=key[1]))
+
+    def fail(self, key: tuple[int, int]) -> None:
+        self.running.pop(key, None)
+        self.scoring.discard(key)
+        self.failures[key[0]] += 1
+        self.to_restart.add(key[0])
+        self.tell(events.GroupFailed(group=key[0], attempt=key[1], reason="a test says so"))
+
+    def finish_step(self) -> None:
+        tasks = dict(self.admitted)
+        self.trained.append([tasks[number] for number in self.training])
+        self.training = None
+        self.learner += 1
+        self.tell(events.StepTrained(version=self.learner))
+
+    def finish_evaluation(self, works: bool = True) -> None:
+        version, self.evaluating = self.evaluating, None
+        if works:
+            self.evaluated.append(version)
+            self.tell(events.EvaluationFinished(version=version))
+        else:
+            self.tell(events.EvaluationFailed(version=version, reason="a test says so"))
+
+    def write_checkpoint(self) -> None:
+        self.checkpoint, self.writing = self.writing, None
+        self.evaluated_at_checkpoint = self.evaluated_at_writing
+        self.tell(events.CheckpointWritten(version=self.checkpoint.version))
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.tell(events.StopRequested())
+
+    # What must always hold.
+
+    def check(self) -> None:
+        config, scheduler = self.config, self.scheduler
+        size = config.groups_per_step
+        unpublished = len(self.admitted) - (self.published - self.first) * size
+        assert unpublished <= (config.max_staleness + 1) * size, "admitted and not yet published"
+        tasks = [task for step in self.trained for task in step]
+        assert len(tasks) == len(set(tasks)), "a task was trained twice"
+        owed = {task for number, task in self.admitted if number >= scheduler.state().trained_groups}
+        assert owed <= set(scheduler.state().untrained_tasks), "a group was lost"
+        assert not owed & set(tasks)
+        if scheduler.done:
+            return
+        busy = self.running or self.scoring or self.training or self.syncing or self.unconfirmed
+        busy = busy or self.evaluating is not None or self.writing is not None or self.publishing is not None
+        assert busy or not self.engines, "nothing runs, and the run is not done"
+        assert scheduler.waiting_on
+        if self.stopping:
+            return
+        gated = config.eval_at_start and not self.evaluated
+        total = (config.total_steps - self.first) * size
+        may_admit = len(self.admitted) < total and unpublished < (config.max_staleness + 1) * size
+        idle = [
+            name
+            for name, version in self.engines.items()
+            if version == self.published and name not in self.syncing and self.load(name) < self.capacity[name]
+        ]
+        assert gated or not idle or not (may_admit or self.to_restart), "an idle worker, and a group that may start"
+        oldest = [number for number, _ in self.admitted[self.consumed : self.consumed + size]]
+        ready = len(oldest) == size and self.scored.issuperset(oldest)
+        assert self.training is not None or not ready, "an idle learner, and a step's groups are scored"
+
+    def run_to_the_end(self) -> None:
+        """Let everything that is outstanding happen, oldest first, without further trouble."""
+        for _ in range(10_000):
+            self.check()
+            if self.scheduler.done:
+                return
+            if not self.engines:
+                self.join("last", -1, 2)
+            elif self.syncing:
+                self.sync(next(iter(self.syncing)))
+            elif self.publishing is not None:
+                self.confirm_publication(next(iter(sorted(self.unconfirmed)), None))
+            elif self.evaluating is not None:
+                self.finish_evaluation()
+            elif self.writing is not None:
+                self.write_checkpoint()
+            elif self.training is not None:
+                self.finish_step()
+            elif self.scoring:
+                self.score(min(self.scoring))
+            else:
+                self.finish_group(min(self.running))
+        raise AssertionError(f"the run does not end; it waits for {self.scheduler.waiting_on}")
+
+
+configs = st.builds(
+    lambda staleness, publish, **rest: SchedulerConfig(
+        max_staleness=staleness, publish_every=min(publish, staleness + 1), max_retries=3, **rest
+    ),
+    staleness=st.integers(0, 3),
+    publish=st.integers(1, 4),
+    groups_per_step=st.integers(1, 3),
+    total_steps=st.integers(1, 7),
+    eval_every=st.integers(0, 3),
+    eval_at_start=st.booleans(),
+    eval_at_end=st.booleans(),
+    checkpoint_every=st.integers(0, 3),
+)
+picks = st.integers(0, 1_000)  # an index into whatever there is to choose from
+
+
+def choose(options, pick: int):
+    return sorted(options)[pick % len(options)]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Engines come and go, groups finish out of order and fail, the driver is stopped or killed and resumed."""
+
+    @initialize(config=configs)
+    def begin(self, config: SchedulerConfig) -> None:
+        self.world = World(config)
+
+    @precondition(lambda self: not self.world.scheduler.done)
+    @rule(name=st.sampled_from("abc"), pick=picks, capacity=st.integers(1, 4))
+    def worker_joins(self, name: str, pick: int, capacity: int) -> None:
+        versions = [-1, self.world.published] + [self.world.publishing] * (self.world.publishing is not None)
+        rejoins_unnoticed = name in self.world.engines and pick % 4
+        if not rejoins_unnoticed:
+            self.world.join(name, choose(versions, pick), capacity)
+            self.world.confirm_publication()
+
+    @precondition(lambda self: self.world.engines and not self.world.scheduler.done)
+    @rule(pick=picks)
+    def worker_is_lost(self, pick: int) -> None:
+        self.world.lose(choose(self.world.engines, pick))
+
+    @precondition(lambda self: self.world.running)
+    @rule(pick=picks)
+    def group_finishes(self, pick: int) -> None:
+        if not self.world.scheduler.done:
+            self.world.finish_group(choose(self.world.running, pick))
+
+    @precondition(lambda self: self.world.scoring)
+    @rule(pick=picks)
+    def group_is_scored(self, pick: int) -> None:
+        if not self.world.scheduler.done:
+            self.world.score(choose(self.world.scoring, pick))
+
+    @precondition(lambda self: (self.world.scoring or self.world.running) and not self.world.scheduler.done)
+    @rule(pick=picks)
+    def group_fails(self, pick: int) -> None:
+        key = choose([*self.world.scoring, *self.world.running], pick)
+        if self.world.failures[key[0]] < self.world.config.max_retries:
+            self.world.fail(key)
+
+    @precondition(lambda self: self.world.given_up and not self.world.scheduler.done)
+    @rule(pick=picks, scored=st.booleans())
+    def late_news_arrives(self, pick: int, scored: bool) -> None:
+        group, attempt = choose(self.world.given_up, pick)
+        before = self.world.scheduler.state()
+        if scored:
+            self.world.tell(events.VerdictsArrived(group=group, attempt=attempt))
+        else:
+            self.world.tell(events.GroupFinished(group=group, attempt=attempt, min_version=-5))
+        assert self.world.scheduler.state() == before
+
+    @precondition(lambda self: self.world.training is not None)
+    @rule()
+    def step_finishes(self) -> None:
+        self.world.finish_step()
+
+    @precondition(lambda self: self.world.publishing is not None and not self.world.scheduler.done)
+    @rule(pick=picks)
+    def publication_is_confirmed(self, pick: int) -> None:
+        self.world.confirm_publication(choose(self.world.unconfirmed, pick) if self.world.unconfirmed else None)
+
+    @precondition(lambda self: self.world.syncing and not self.world.scheduler.done)
+    @rule(pick=picks)
+    def worker_is_synced(self, pick: int) -> None:
+        self.world.sync(choose(self.world.syncing, pick))
+
+    @precondition(lambda self: self.world.evaluating is not None and not self.world.scheduler.done)
+    @rule(pick=picks)
+    def evaluation_ends(self, pick: int) -> None:
+        failed = self.world.scheduler._evaluation_failures
+        self.world.finish_evaluation(works=pick % 4 > 0 or failed >= self.world.config.max_retries)
+
+    @precondition(lambda self: self.world.writing is not None)
+    @rule()
+    def checkpoint_is_written(self) -> None:
+        self.world.write_checkpoint()
+
+    @precondition(lambda self: not self.world.scheduler.done)
+    @rule(pick=picks)
+    def stop(self, pick: int) -> None:
+        if pick % 8 == 0:
+            self.world.stop()
+
+    @rule(pick=picks)
+    def driver_is_killed_and_resumes(self, pick: int) -> None:
+        if pick % 8 == 0 or self.world.scheduler.done:
+            self.world.boot()
+
+    @invariant()
+    def everything_holds(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+
+    def teardown(self) -> None:
+        """A run always ends, and then every task was trained exactly once."""
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        world.run_to_the_end()
+        if world.stopping:
+            assert world.checkpoint is not None and world.checkpoint.version == world.learner
+            world.boot()
+            world.run_to_the_end()
+        steps, size = world.config.total_steps, world.config.groups_per_step
+        assert [len(step) for step in world.trained] == [size] * steps
+        assert not world.config.eval_at_start or world.evaluated[0] == 0
+        assert not world.config.eval_at_end or world.evaluated[-1] == steps
+        assert sorted(task for step in world.trained for task in step) == list(range(steps * size))
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = hypothesis.settings(
+    max_examples=300,
+    stateful_step_count=60,
+    deadline=None,
+    derandomize=True,  # a failure must be the change's, not the day's
+    database=None,
+    phases=[hypothesis.Phase.generate],  # shrinking 60 steps takes minutes; add Phase.shrink to study a failure
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2, 5])
+def test_staleness_reaches_its_bound_and_no_more(staleness: int) -> None:
+    """With a learner slower than the engines, the oldest token trained is exactly max_staleness versions old."""
+    config = SchedulerConfig(
+        groups_per_step=2,
+        total_steps=12,
+        max_staleness=staleness,
+        publish_every=1,
+        eval_every=0,
+        eval_at_start=False,
+        eval_at_end=False,
+        checkpoint_every=0,
+    )
+    world = World(config)
+    world.join("a", 0, 100)
+    ages = []
+    while not world.scheduler.done:
+        while world.running or world.scoring:
+            if world.running:
+                world.finish_group(min(world.running))
+            else:
+                world.score(min(world.scoring))
+        if world.training is not None:
+            ages += [world.learner - world.oldest_token[number] for number in world.training]
+            world.finish_step()
+        if world.publishing is not None:
+            world.confirm_publication("a")
+        if world.writing is not None:
+            world.write_checkpoint()
+    assert max(ages) == staleness
+
+
+def test_an_engine_that_did_not_take_its_weights_is_caught() -> None:
+    """Tokens older than what the worker confirmed stop the run: they would break the bound unseen."""
+    config = SchedulerConfig(
+        groups_per_step=1,
+        total_steps=2,
+        max_staleness=0,
+        publish_every=1,
+        eval_every=0,
+        eval_at_start=False,
+        eval_at_end=False,
+        checkpoint_every=0,
+    )
+    world = World(config)
+    world.join("a", 0, 1)
+    world.finish_group((0, 1))
+    world.score((0, 1))
+    world.finish_step()
+    world.confirm_publication("a")
+    with pytest.raises(SchedulerError, match="tokens of version 0, but worker a had confirmed version 1"):
+        world.scheduler.handle(events.GroupFinished(group=1, attempt=1, min_version=0))
