@@ -19,7 +19,7 @@ class LearnerConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and activations; the optimizer keeps float32
     ranks: int = 1  # DeepSpeed processes; a batch is divided among them by computed tokens
-    micro_batch_tokens: int = 8192  # computed tokens per forward: prefixes that samples share count once
+    micro_batch_tokens: int = 2048  # computed tokens per forward: prefixes that samples share count once
     minibatches: int = 1  # optimizer steps per train batch; above 1, one extra pass without gradient gives lp_old
     # "forest" computes each distinct prefix of a micro-batch once, "padded" is one row per sequence; "auto" takes the
     # first where a check at start-up finds both equal for this architecture.

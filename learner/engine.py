@@ -111,7 +111,7 @@ class Engine:
         return float(self.engine.get_global_grad_norm())
 
     def gathered(self) -> AbstractContextManager:
-        """Inside, every parameter is whole on every rank; all ranks enter it together. At ZeRO-3 they are apart outside."""
+        """Inside, every parameter is whole on every rank, which ZeRO-3 otherwise splits; all ranks enter together."""
         if self.config.zero_stage < 3:
             return nullcontext()
         return deepspeed.zero.GatheredParameters(list(self.engine.module.parameters()))

@@ -94,8 +94,8 @@ class CheckpointStore:
             log.warning("checkpoint %s is damaged (%s); trying the one before it", folder, damage)
         if versions:
             raise CheckpointError(
-                f"none of the {len(versions)} checkpoints in {self.folder} can be resumed from (`latest` points to version"
-                f" {pointed}): start a new run, or point `latest` to one that is whole"
+                f"none of the {len(versions)} checkpoints in {self.folder} can be resumed from (`latest` points to"
+                f" version {pointed}): start a new run, or point `latest` to one that is whole"
             )
         return None
 

@@ -12,7 +12,6 @@ COMMANDS = {
     "train": "train a policy: temper train experiment=quickstart",
     "eval": "score a checkpoint on held-out tasks and print JSON",
     "warmstart": "build the tiny policy and give it its supervised start",
-
     "report": "draw curves.png and report.html of a run folder again",
 }
 
@@ -36,13 +35,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from learner.errors import LearnerError
-    from orchestration.errors import ConfigError, OrchestrationError, TaskError
+    from orchestration.errors import ConfigError, OrchestrationError
+    from orchestration.models.errors import ModelError
+    from orchestration.tasks.errors import TaskError
     from reward.errors import RewardError
     from rollout.errors import RolloutError
 
     try:
         return arguments.module.run(arguments)
-    except (ConfigError, TaskError) as error:
+    except KeyboardInterrupt:
+        return 130  # as a shell reports it
+    except (ConfigError, ModelError, TaskError) as error:
         sys.stderr.write(f"temper: {error}\n")
         return 2
     except (OrchestrationError, LearnerError, RewardError, RolloutError) as error:

@@ -2,7 +2,6 @@
 
 OrchestrationError
 ├── ConfigError       the configuration asks for something impossible
-├── TaskError         a task source cannot give the tasks it was asked for
 ├── StallError        somebody was waited for longer than the deadline allows
 ├── WorkerFailure     an actor died or failed
 ├── SchedulerError    an event contradicts what the scheduler knows, or retries are used up
@@ -17,10 +16,6 @@ class OrchestrationError(RuntimeError):
 
 class ConfigError(OrchestrationError):
     """The configuration asks for something impossible; the message names the key, the value and what to write."""
-
-
-class TaskError(OrchestrationError):
-    """A task source cannot give the tasks it was asked for."""
 
 
 class StallError(OrchestrationError):

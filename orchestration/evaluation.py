@@ -58,7 +58,8 @@ async def evaluate(
 ) -> EvaluationResult:
     """Draw and judge the responses to `tasks`, spread over `workers`. `label` keeps request ids apart from others'.
 
-    Raises OrchestrationError when a verdict could not be reached: an evaluation never counts our fault as a wrong answer.
+    Raises WorkerFailure when a worker failed, OrchestrationError when a verdict could not be reached: an evaluation never
+    counts our fault as a wrong answer.
     """
 
     async def run(number: int, task: Task, kind: str, n: int, temperature: float) -> list[Judged]:
@@ -80,9 +81,12 @@ async def evaluate(
             for rollout, verdict in zip(rollouts, verdicts, strict=True)
         ]
 
-    async with asyncio.TaskGroup() as running:
-        sampled = [running.create_task(run(i, task, "t1", samples, 1.0)) for i, task in enumerate(tasks)]
-        greedy = [running.create_task(run(i, task, "greedy", 1, 0.0)) for i, task in enumerate(tasks)]
+    try:
+        async with asyncio.TaskGroup() as running:
+            sampled = [running.create_task(run(i, task, "t1", samples, 1.0)) for i, task in enumerate(tasks)]
+            greedy = [running.create_task(run(i, task, "greedy", 1, 0.0)) for i, task in enumerate(tasks)]
+    except ExceptionGroup as errors:  # the rest was cancelled, or failed for the same reason
+        raise errors.exceptions[0] from errors
     by_task = [future.result() for future in sampled]
     greedy_judged = [judged for future in greedy for judged in future.result()]
     return EvaluationResult(

@@ -41,6 +41,7 @@ def train(plan: RunPlan, folder: RunFolder | None) -> RunReport:
     model = resolve_model(plan)
     folder = folder or RunFolder.create(plan)
     folder.write_config(plan)
+    _log_to(folder.logs / "driver.log")
     with Journal.open(folder.journal) as journal:  # from here on no other process drives this folder
         checkpoints = CheckpointStore(folder.checkpoints, keep_last=plan.run.keep_checkpoints)
         saved = checkpoints.latest()
@@ -137,6 +138,13 @@ def scheduler_config(plan: RunPlan) -> SchedulerConfig:
 def encoder(tokenizer: Any, chat: bool) -> Callable[[Task], tuple[int, ...]]:
     """Task -> prompt token ids with the policy's own tokenizer."""
     return lambda task: encode_prompt(tokenizer, task, chat)
+
+
+def _log_to(file: Path) -> None:
+    """The driver's own log, beside those of its actors; the console belongs to the monitor."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 @contextmanager

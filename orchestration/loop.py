@@ -205,13 +205,9 @@ class RunLoop:
                 max_tokens=self.plan.task.max_tokens,
                 label=str(action.version),
             )
-        except ExceptionGroup as errors:
-            failures, others = errors.split(WorkerFailure)
-            if others is not None:
-                raise
-            for failure in failures.exceptions:
-                self._worker_failed(failure)
-            self._post(events.EvaluationFailed(version=action.version, reason=str(failures.exceptions[0])))
+        except WorkerFailure as failure:
+            self._worker_failed(failure)
+            self._post(events.EvaluationFailed(version=action.version, reason=str(failure)))
             return
         self.telemetry.evaluation(action.version, result)
         self._post(events.EvaluationFinished(version=action.version))

@@ -37,7 +37,7 @@ POLICY_FOLDER = "policy"  # inside a checkpoint
 
 def connect(cluster: ClusterConfig, cpus: float) -> None:
     """Start Ray here, or join the cluster at `cluster.address`. Raises ConfigError, one sentence."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     prepared = {"env_vars": process.environment()}
     if cluster.address is None:
         ray.init(

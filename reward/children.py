@@ -1,8 +1,8 @@
 """Worker processes as their parent sees them: started when needed, asked one thing at a time, killed at the deadline.
 
-    ask(payload) --> an idle child (or a fresh one) --> answer
-                     deadline over: SIGKILL, status timeout
-                     died (kill -9, memory): a fresh child is asked again
+ask(payload) --> an idle child (or a fresh one) --> answer
+                 deadline over: SIGKILL, status timeout
+                 died (kill -9, memory): a fresh child is asked again
 """
 
 import contextlib

@@ -72,6 +72,7 @@ class Lane:
         self._waiting: list[tuple[VerifyRequest, asyncio.Future[Verdict]]] = []
         self._workers = workers
         self._runners: set[asyncio.Task[None]] = set()
+        self._busy = 0  # runners with a batch
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"verify-{verifier.name}")
 
     async def judge(self, request: VerifyRequest) -> Verdict:
@@ -87,9 +88,10 @@ class Lane:
         """Take what waits as one batch, until nothing does."""
         loop = asyncio.get_running_loop()
         while self._waiting:
-            share = -(-len(self._waiting) // max(1, self._workers - len(self._runners) + 1))
+            share = -(-len(self._waiting) // (self._workers - self._busy))
             batch = self._waiting[: min(share, MAX_BATCH)]
             del self._waiting[: len(batch)]
+            self._busy += 1
             started = time.monotonic()
             try:
                 verdicts = await loop.run_in_executor(
@@ -102,6 +104,8 @@ class Lane:
                 if not isinstance(error, Exception):
                     raise
                 continue
+            finally:
+                self._busy -= 1
             log.debug("%s judged %d responses in %.3f s", self.verifier.name, len(batch), time.monotonic() - started)
             for (_, future), verdict in zip(batch, verdicts, strict=True):
                 if not future.done():

@@ -13,7 +13,7 @@ from reward.messages import Verdict, VerifyRequest
 
 VERIFIERS = {
     "verilog": "reward.verilog.verifier:VerilogVerifier",
-    "math": "reward.math:MathVerifier",
+    "math": "reward.math.verifier:MathVerifier",
     "reasoning_gym": "reward.reasoning_gym:ReasoningGymVerifier",
 }
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from learner.batch import trained_part
 from learner.config import LearnerConfig
@@ -32,16 +31,16 @@ from orchestration.process import prepare
 PROMPTS, RESPONSES, VOCABULARY = 16, 16, 512
 PROMPT_TOKENS, HEADER_TOKENS, BODY_TOKENS = 10, 18, (6, 14)
 REPEATS = 7
-MODEL = AutoConfig.for_model(
-    "qwen2",
-    vocab_size=VOCABULARY,
-    hidden_size=128,
-    intermediate_size=384,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-)
+MODEL = {
+    "model_type": "qwen2",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
 OBJECTIVE = Objective(
     advantage=GroupMean(),
     surrogate=Clipped(eps_hi=0.28),
@@ -84,6 +83,8 @@ class PaddedStep:
     """The step as one writes it first: right-padded rows, an attention mask, logits of every token."""
 
     def __init__(self, path: str) -> None:
+        from transformers import AutoModelForCausalLM
+
         self.model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0)
 
@@ -117,14 +118,20 @@ def timed(step: Callable[[TrainBatch], object], batch: TrainBatch) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    prepare()
+def save_model(folder: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODEL)).save_pretrained(folder)
+
+
+def main() -> None:
+    prepare()  # before transformers is imported
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        AutoModelForCausalLM.from_config(MODEL).save_pretrained(folder)
+        save_model(folder)
         config = LearnerConfig(lr=1e-5, mismatch_kl_limit=100.0)
         worker = LearnerWorker(folder, config, OBJECTIVE, 0, 1, "127.0.0.1", port, 0, 1000)
         padded = PaddedStep(folder)

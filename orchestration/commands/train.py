@@ -9,7 +9,9 @@ Ctrl-C finishes the step, writes a checkpoint and exits.
 """
 
 import argparse
+import dataclasses
 import sys
+import textwrap
 from pathlib import Path
 
 from orchestration.config import CONF, RunPlan, load_plan, load_saved_plan
@@ -20,12 +22,23 @@ from orchestration.run_folder import RunFolder
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides, see below")
     parser.add_argument("--conf", type=Path, default=CONF, help="configuration folder (default: the one Temper ships)")
-    groups = [
-        f"  {group.name}=" + "|".join(sorted(file.stem for file in group.glob("*.yaml")))
-        for group in sorted(CONF.iterdir())
-        if group.is_dir()
-    ]
-    parser.epilog = "configuration groups:\n" + "\n".join(groups) + "\n\nevery other key: see config.yaml in a run folder"
+    parser.epilog = f"choices (group=name):\n{_groups()}\n\nkeys and their defaults:\n{_keys()}"
+
+
+def _groups() -> str:
+    found = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in sorted(CONF.iterdir())}
+    return "\n".join(f"  {group}={'|'.join(names)}" for group, names in found.items() if names)
+
+
+def _keys() -> str:
+    """Every section whose fields have defaults, one line each; the other sections depend on the group chosen."""
+    lines = ["  seed=0"]
+    for section in dataclasses.fields(RunPlan):
+        if isinstance(section.default_factory, type) and dataclasses.is_dataclass(section.default_factory):
+            values = dataclasses.asdict(section.default_factory())
+            shown = "  ".join(f"{section.name}.{key}={'null' if value is None else value}" for key, value in values.items())
+            lines.append(textwrap.fill(shown, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join(lines)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
 """What a person sees while the run goes: a live panel on a terminal, one plain line per step anywhere else.
 
-    quickstart  ━━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━  34/60  0:00:41  ETA 0:00:31
-      reward     0.781 ▁▁▂▃▄▅▆▇     entropy       0.092 nats ▇▆▅▃▂▁     rollout   5,210 tokens/s
-      pass@1     0.861 at step 30   staleness     1                     learner   8,110 tokens/s
-      greedy     0.910              mismatch KL   2.1e-09               step      0.98 s
+quickstart  ━━━━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━  34/60  0:00:41  ETA 0:00:31
+  reward     0.781 ▁▁▂▃▄▅▆▇     entropy       0.092 nats ▇▆▅▃▂▁     rollout   5,210 tokens/s
+  pass@1     0.861 at step 30   staleness     1                     learner   8,110 tokens/s
+  greedy     0.910              mismatch KL   2.1e-09               step      0.98 s
 """
 
 import time

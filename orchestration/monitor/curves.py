@@ -1,7 +1,7 @@
 """curves.png: the five pictures of a run, drawn from the rows of metrics.jsonl.
 
-    held-out success over seconds        the same over steps
-    entropy and temperature    staleness and mismatch KL    tokens per second
+held-out success over seconds        the same over steps
+entropy and temperature    staleness and mismatch KL    tokens per second
 """
 
 import io
@@ -42,6 +42,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.8,
+    "lines.markeredgewidth": 0.8,
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",  # text stays text: smaller, sharp, and searchable
     "svg.hashsalt": "temper",  # the same numbers give the same file
@@ -65,22 +66,28 @@ def curves_svg(rows: list[Row]) -> str:
 
 def _figure(rows: list[Row], title: str | None) -> Figure:
     figure = Figure(figsize=(12.2, 7.4 if title else 7.1), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.03, hspace=0.05)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.04)
     if title:
         figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
-    places = figure.add_gridspec(2, 6, height_ratios=(1.25, 1))
-    _success(figure.add_subplot(places[0, :3]), rows, over="time/elapsed_s")
-    _success(figure.add_subplot(places[0, 3:]), rows, over="step")
-    _entropy(figure.add_subplot(places[1, :2]), rows)
-    _staleness(figure.add_subplot(places[1, 2:4]), rows)
-    _throughput(figure.add_subplot(places[1, 4:]), rows)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    over_time, over_steps = upper.subplots(1, 2, sharey=True)
+    _success(over_time, rows, over="time/elapsed_s")
+    _success(over_steps, rows, over="step")
+    over_time.legend(loc="lower right", ncols=2)
+    entropy, staleness, throughput = lower.subplots(1, 3)
+    _entropy(entropy, rows)
+    _staleness(staleness, rows)
+    _throughput(throughput, rows)
+    for axes in (over_steps, entropy, staleness, throughput):
+        axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 
 def _success(axes: Axes, rows: list[Row], *, over: str) -> None:
     seconds = over == "time/elapsed_s"
     axes.set(title="Success over time" if seconds else "Success over steps", ylim=(-0.02, 1.02))
-    axes.set_xlabel("seconds since the first rollout" if seconds else "training step")
+    axes.set_xlabel("seconds since the first rollout")
     where, reward = series(rows, "train/reward", over)
     axes.plot(where, reward, color=TEAL, alpha=0.22, linewidth=1)
     axes.plot(where, _smooth(reward), color=TEAL, alpha=0.75, label="training reward")
@@ -92,16 +99,12 @@ def _success(axes: Axes, rows: list[Row], *, over: str) -> None:
         where, values = series(rows, name, over)
         if not where:
             continue
-        axes.plot(where, values, color=color, marker=marker, markersize=4.5, markeredgecolor="white", label=label)
-    axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.legend(loc="lower right", ncols=2)
+        axes.plot(where, values, color=color, marker=marker, markersize=5.5, markeredgecolor="white", label=label)
     axes.margins(x=0.02)
-    if not seconds:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _entropy(axes: Axes, rows: list[Row]) -> None:
-    axes.set(title="Entropy and temperature", xlabel="training step")
+    axes.set(title="Entropy and temperature")
     steps, entropy = series(rows, "entropy/mean", "step")
     axes.plot(steps, entropy, color=VIOLET)
     axes.fill_between(steps, entropy, color=VIOLET, alpha=0.08, linewidth=0)
@@ -115,10 +118,11 @@ def _entropy(axes: Axes, rows: list[Row]) -> None:
         middle = (max(temperature) + min(temperature)) / 2
         half = max((max(temperature) - min(temperature)) * 0.6, 0.1)
         right.set_ylim(middle - half, middle + half)
+        right.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def _staleness(axes: Axes, rows: list[Row]) -> None:
-    axes.set(title="Staleness and engine/learner mismatch", xlabel="training step")
+    axes.set(title="Staleness and mismatch")
     steps, staleness = series(rows, "staleness/max", "step")
     axes.step(steps, staleness, color=TEAL, where="mid")
     axes.fill_between(steps, staleness, step="mid", color=TEAL, alpha=0.1, linewidth=0)
@@ -133,13 +137,14 @@ def _staleness(axes: Axes, rows: list[Row]) -> None:
 
 
 def _throughput(axes: Axes, rows: list[Row]) -> None:
-    axes.set(title="Throughput", xlabel="training step", ylabel="tokens per second")
+    axes.set(title="Throughput", ylabel="tokens per second")
     for name, label, color in (
         ("rollout/tokens_per_s", "rollout", TEAL),
         ("learner/tokens_per_s", "learner", CORAL),
     ):
         steps, values = series(rows, name, "step")
         axes.plot(steps, values, color=color, label=label)
+    axes.margins(x=0.02)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(loc="lower right")
@@ -147,7 +152,6 @@ def _throughput(axes: Axes, rows: list[Row]) -> None:
 
 def _label(axes: Axes, text: str, color: str) -> None:
     axes.set_ylabel(text, color=color)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.02)
 
 

@@ -4,7 +4,7 @@
     evaluated(metrics)    --+--> console
     event(text)           --+--> W&B
     samples(...)          --+
-    close()                 ---> curves.png, report.html   (made from the files alone, so `temper report` can repeat it)
+    close()                 ---> curves.png and report.html  (from the files alone: `temper report` repeats it)
 
 Values arrive reduced: the monitor shows and keeps, it computes nothing.
 """
@@ -15,24 +15,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
-from orchestration.errors import ConfigError
 from orchestration.monitor.console import ConsoleView, LivePanel, NoConsole, PlainLines
 from orchestration.monitor.metrics_log import MetricsLog
 from orchestration.monitor.sample import Sample, append_samples
 from orchestration.monitor.wandb_log import WandbLog
-
-METRICS_FILE = "metrics.jsonl"
-SAMPLES_FILE = "samples.jsonl"
-EVENTS_FILE = "events.jsonl"
-CURVES_FILE = "curves.png"
-REPORT_FILE = "report.html"
-
-CONSOLES = ("auto", "live", "plain", "none")
-WANDB_MODES = ("auto", "offline", "disabled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +34,9 @@ class MonitorConfig:
     project   of the W&B run
     """
 
-    console: str = "auto"
-    wandb: str = "auto"
+    console: Literal["auto", "live", "plain", "none"] = "auto"
+    wandb: Literal["auto", "offline", "disabled"] = "auto"
     project: str = "temper"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("console", CONSOLES), ("wandb", WANDB_MODES)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"monitor.{name} is one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
 
 class Monitor:
@@ -72,14 +57,12 @@ class Monitor:
     ) -> None:
         self._folder = folder
         self._latest: dict[str, float] = {}
-        self._log = MetricsLog(folder / METRICS_FILE, resumed_at=resumed_at)
+        self._log = MetricsLog(folder / "metrics.jsonl", resumed_at=resumed_at)
         self.elapsed_before_s = self._log.elapsed_s  # of the part before a resume, 0 for a new run
         self._wandb = None
         if config.wandb != "disabled":
             online = config.wandb == "auto" and bool(os.environ.get("WANDB_API_KEY"))
-            self._wandb = WandbLog(
-                folder=folder, project=config.project, name=title, config=run_config, online=online
-            )
+            self._wandb = WandbLog(folder=folder, project=config.project, name=title, config=run_config, online=online)
         self._view = _view(config.console, title=title, total_steps=total_steps)
         if resumed_at is not None:
             self.event(f"resumed at step {resumed_at}")
@@ -94,11 +77,11 @@ class Monitor:
 
     def samples(self, samples: Iterable[Sample]) -> None:
         """Keep responses for the report, which shows the earliest and the latest of each prompt side by side."""
-        append_samples(self._folder / SAMPLES_FILE, samples)
+        append_samples(self._folder / "samples.jsonl", samples)
 
     def event(self, text: str, *, problem: bool = False) -> None:
         """Something a person should know, in one line: a lost worker, a checkpoint, a resume."""
-        with (self._folder / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        with (self._folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"at": time.strftime("%H:%M:%S"), "text": text, "problem": problem}) + "\n")
         self._view.say(text, style="bold red" if problem else "dim")
 
@@ -108,14 +91,11 @@ class Monitor:
         from orchestration.monitor.report import write_report
 
         self._log.close()
-        try:
-            if self._latest:
-                report = write_report(self._folder)
-                self._view.say(f"report: {report}")
-        finally:
-            self._view.close()
-            if self._wandb is not None:
-                self._wandb.close()
+        self._view.close()
+        if self._wandb is not None:
+            self._wandb.close()
+        if self._latest:
+            self._view.say(f"report: {write_report(self._folder)}")
 
     def _take(self, metrics: Mapping[str, float], *, trained: bool) -> None:
         self._log.write(metrics)

@@ -30,7 +30,9 @@ class Sample:
             values = getattr(self, name)
             if values is not None and (self.tokens is None or len(values) != len(self.tokens)):
                 known = "no" if self.tokens is None else len(self.tokens)
-                raise ValueError(f"a sample's {name} belong to its tokens, got {len(values)} of them for {known} tokens")
+                raise ValueError(
+                    f"a sample's {name} belong to its tokens, got {len(values)} of them for {known} tokens"
+                )
 
 
 def append_samples(path: Path, samples: Iterable[Sample]) -> None:

@@ -31,11 +31,13 @@ class ReasoningGym:
     dataset           name of the generator, such as basic_arithmetic, countdown or propositional_logic
     options           of the generator (its config's fields), without seed and size
     heldout_fraction  of all questions, by hash
+    instruction       appended to every question after a blank line
     """
 
     dataset: str
     options: Mapping[str, Any] = field(default_factory=dict)
     heldout_fraction: float = 0.1
+    instruction: str = "Put the final answer between <answer> and </answer>."
     max_tokens: int = 512
     chat: bool = True
 
@@ -83,7 +85,7 @@ class ReasoningGym:
     def _task(self, entry: Mapping[str, Any]) -> Task:
         return Task(
             id=f"{self.dataset}-{fingerprint(entry['question'])}",
-            prompt=entry["question"],
+            prompt=f"{entry['question']}\n\n{self.instruction}".strip(),
             verifier="reasoning_gym",
             reference={"dataset": self.dataset, "entry": json.loads(json.dumps(entry))},
         )

@@ -109,7 +109,11 @@ class TreeReader:
 
         # the tree keeps pointers into the manager's buffers
         self._sources = SourceManager()
-        self._tree = SyntaxTree.fromText(checked_source(source), self._sources)
+        text = checked_source(source)
+        try:
+            self._tree = SyntaxTree.fromText(text, self._sources)
+        except RuntimeError as error:  # the parser's own bound on nesting
+            raise Rejected("does not parse: nested too deeply") from error
         faults = [diagnostic for diagnostic in self._tree.diagnostics if diagnostic.isError()]
         if faults:
             raise Rejected(self._fault(faults[0]))
@@ -237,6 +241,8 @@ class TreeReader:
         if self.trusted:
             return
         if kind == TokenKind.SystemIdentifier and text not in policy.FUNCTIONS:
+            raise Rejected(f"{text} is not allowed in a design")
+        if text in policy.PULLING:
             raise Rejected(f"{text} is not allowed in a design")
         if kind == TokenKind.DoubleColon:
             raise Rejected("a package or class scope (::) is not allowed in a design")

@@ -1,4 +1,4 @@
-"""The text a parser may see: comments blanked, and compiler directives only of a harmless few.
+"""The text a parser may see: comments blanked, and only harmless compiler directives.
 
 This runs before the parser because the preprocessor is part of it: an `include would read files of this machine, and
 macros that use macros grow without bound.
@@ -28,7 +28,7 @@ def checked_source(source: str) -> str:
         raise Rejected("the source holds a null character or a triple-quoted string")
     if "`" not in source and "/" not in source:
         return source
-    text = COMMENT_OR_QUOTED.sub(lambda match: " " if match.group()[0] == "/" else match.group(), source)
+    text = COMMENT_OR_QUOTED.sub(blanked, source)
     macros: set[str] = set()
     for name, parameters, body in DEFINITION.findall(text):
         if parameters or "`" in body or len(body) > MAX_MACRO_CHARS:
@@ -43,3 +43,11 @@ def checked_source(source: str) -> str:
         if name != "define" and name not in HARMLESS and name not in macros:
             raise Rejected(f"directive or undefined macro `{name}")
     return text
+
+
+def blanked(match: re.Match[str]) -> str:
+    """A comment is a space; a string keeps all but the mark of a directive, which means nothing there."""
+    text = match.group()
+    if text[0] == "/":
+        return " "
+    return text.replace("`", "'") if text[0] == '"' else text

@@ -2,9 +2,11 @@
 
 The testbench, its reference and the design run in one simulation, so the judgement is only as good as the testbench:
 verdicts carry the component `trusted_harness` = 0. What the policy leaves a design cannot print, end the simulation or name
-anything outside, and a wrapper keeps it from driving its own inputs, which the reference also sees.
+anything outside, and a wrapper keeps it from driving its own inputs, which the reference also sees. A testbench whose own
+race between clock and data the wrapper would decide otherwise is run without it.
 """
 
+import contextlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -32,7 +34,6 @@ SIMULATE_CPU_S = 5  # testbenches run longer than our stimuli
 WORD = re.compile(r"[A-Za-z_]\w*")
 MISMATCHES = re.compile(r"^Mismatches:\s*(\d+) in\s*(\d+) samples", re.MULTILINE)
 PASSED = re.compile(r"Your Design Passed", re.IGNORECASE)
-FAILED = re.compile(r"\b(error|fail)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,11 +44,11 @@ class HarnessProblem:
     harness: str
     names: frozenset[str]
     tests: str
-    interface: Interface | None  # of the design, where we can read it from the reference
+    interface: Interface | None  # of the design, where it gets a wrapper
     reference: Design
 
     @staticmethod
-    def read(reference_source: str, top_module: str, testbench: object) -> "HarnessProblem":
+    def read(reference_source: str, top_module: str, testbench: object, *, wrap: bool = True) -> "HarnessProblem":
         """Raises UnusableReference."""
         if not isinstance(testbench, str):
             raise UnusableReference("a verilog reference's testbench is text or null")
@@ -55,12 +56,14 @@ class HarnessProblem:
             reference = parse_design(reference_source, None, trusted=True)
         except Rejected as reason:
             raise UnusableReference(f"the reference does not work as a design: {reason}") from reason
-        try:
-            interface = read_interface(reference_source, reference.modules[reference.top])
-        except (UnusableReference, Rejected):
-            interface = None
+        interface = None
+        if wrap:
+            with contextlib.suppress(UnusableReference, Rejected):
+                interface = read_interface(reference_source, reference.modules[reference.top])
         # a reference called like the wanted module is there for the reader: the testbench instantiates only the latter
-        beside = reference_source if top_module not in reference.modules else ""
+        beside = (
+            "" if top_module in reference.modules else wrapped(reference, interface, reference.modules[reference.top])
+        )
         harness = f"{testbench}\n{beside}\n"
         return HarnessProblem(
             top_module=top_module,
@@ -82,15 +85,22 @@ class HarnessRunner:
             wall_s=deadline_s, cpu_s=max(config.compile_cpu_s, SIMULATE_CPU_S), memory_bytes=MEMORY_BYTES
         )
 
-    def check(self, problem: HarnessProblem) -> None:
-        """Raises UnusableReference where the problem's own reference does not pass its testbench."""
-        judged = self.judge(problem, problem.reference)
-        if judged.reward < 1.0 and judged.certain:
-            raise UnusableReference(f"the reference does not pass its own testbench: {judged.detail}")
+    def read(self, reference_source: str, top_module: str, testbench: object) -> HarnessProblem:
+        """A problem whose own reference passes its testbench. Raises UnusableReference where it does not."""
+        judged = None
+        for wrap in (True, False):
+            problem = HarnessProblem.read(reference_source, top_module, testbench, wrap=wrap)
+            judged = self.judge(problem, problem.reference)
+            if judged.reward == 1.0 or not judged.certain:
+                return problem
+        raise UnusableReference(f"the reference does not pass its own testbench: {judged.detail}")
 
     def judge(self, problem: HarnessProblem, design: Design) -> Judgement:
         """Run the testbench around the design and read its judgement."""
-        files = {"harness.sv": problem.harness.encode(), "design.sv": wrapped(problem, design).encode()}
+        files = {
+            "harness.sv": problem.harness.encode(),
+            "design.sv": wrapped(design, problem.interface, problem.top_module).encode(),
+        }
         script = SCRIPT.format(
             compile_cpu_s=self._compile_cpu_s, simulate_cpu_s=SIMULATE_CPU_S, failed=COMPILE_FAILED, top=problem.tests
         )
@@ -119,18 +129,20 @@ def read_judgement(printed: str) -> Judgement:
         components["match"] = 1.0 - wrong / samples if samples else 0.0
         passed, detail = wrong == 0 and samples > 0, f"{wrong} of {samples} samples differ"
     else:
-        passed = bool(PASSED.search(printed)) and not FAILED.search(printed)
+        passed = bool(PASSED.search(printed))
         components["match"] = float(passed)
         detail = "the testbench reports success" if passed else "the testbench does not report success"
     return Judgement(status=Status.SCORED, reward=float(passed), components=components, detail=detail)
 
 
-def wrapped(problem: HarnessProblem, design: Design) -> str:
-    """The design behind a module of the wanted name that passes its inputs one way only."""
+def wrapped(design: Design, interface: Interface | None, name: str) -> str:
+    """The design behind a module called `name` that passes its inputs one way only.
+
+    Reference and response get the same wrapper, so a race between clock and data in a testbench ends alike for both.
+    """
     nonce = "t" + secrets.token_hex(8)
-    interface = problem.interface
     if interface is None:
-        return design.render(nonce, top_name=problem.top_module) + "\n"
+        return design.render(nonce, top_name=name) + "\n"
     ports = [f"input [{port.width - 1}:0] {port.name}" for port in interface.inputs]
     ports += [f"output [{port.width - 1}:0] {port.name}" for port in interface.outputs]
     # an operator, unlike a plain name, makes a net of its own that nothing inside can pull back
@@ -138,7 +150,7 @@ def wrapped(problem: HarnessProblem, design: Design) -> str:
     connections += [f".{port.name} ({port.name})" for port in interface.outputs]
     return (
         f"{design.render(nonce)}\n"
-        f"module {problem.top_module} ({', '.join(ports)});\n"
+        f"module {name} ({', '.join(ports)});\n"
         f"{design.top_name(nonce)} {nonce}u ({', '.join(connections)});\nendmodule\n"
     )
 

@@ -68,6 +68,13 @@ ALLOWED = CALM | kinds(
     """
 )
 
+# Nets and switches that pull on what they are connected to: through a port, on what others read.
+PULLING = frozenset(
+    """
+    tran tranif0 tranif1 rtran rtranif0 rtranif1 pullup pulldown supply0 supply1 tri0 tri1 trireg
+    """.split()
+)
+
 # Dropped with what they contain: synthesis hints.
 DROPPED = kinds("AttributeInstance TimeUnitsDeclaration")
 

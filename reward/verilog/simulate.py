@@ -2,7 +2,8 @@
 
     line 1 .. n       one design each, modules under names nobody can guess
     line n+1 .. 2n    one instance each, with inputs and outputs of its own
-    then              apply a vector, wait, write all outputs as one row of bits
+    line 2n+1 .. 3n   apply a vector to one instance each
+    then              wait, write all outputs as one row of bits
 
 Designs that share a simulation cannot see each other. What one can do to the others is end the whole: not compile,
 never settle, use up memory. Then the guilty are named by the compiler's line numbers, or found by splitting, so that
@@ -27,6 +28,7 @@ Outcome = Trace | NoTrace
 SETTLE = 1000  # time units between a vector and its sample; a looped design has one unit per assignment
 MAX_OUTPUT_BYTES = 8 << 20
 MAX_ROW_BITS = 8192
+LINES_EACH = 3
 PARTS = 8  # a group too big for its limits is split into so many
 ATTEMPTS = 3  # a simulation that somebody else kills is run again
 COMPILE_FAILED = 90  # exit status of SCRIPT
@@ -125,16 +127,16 @@ class Simulator:
         blamed: dict[int, Outcome] = {}
         for pattern in (BLAME, SYNTAX):
             for line, kind, message in pattern.findall(said):
-                if kind == "warning":
+                if kind == "warning" or int(line) > LINES_EACH * len(designs):
                     continue
-                index = (int(line) - 1) % (2 * len(designs)) % len(designs)
+                index = (int(line) - 1) % len(designs)
                 detail = f"does not compile: {message.strip() or 'syntax error'}"
                 blamed.setdefault(index, NoTrace(status=Status.MALFORMED, detail=detail, compiled=False))
         return blamed
 
 
 def harness(designs: Sequence[Design], interface: Interface, stimuli: Stimuli, nonce: str) -> str:
-    """The text of one simulation; a line per design, then a line per instance (the compiler names lines)."""
+    """The text of one simulation, LINES_EACH lines per design as drawn above, since the compiler names lines."""
     bits, samples = interface.input_bits, len(stimuli.vectors)
     lines = [design.render(f"{nonce}d{index}") for index, design in enumerate(designs)]
     heading = f"module {nonce}; "
@@ -150,15 +152,17 @@ def harness(designs: Sequence[Design], interface: Interface, stimuli: Stimuli, n
     count = range(len(designs))
     row = "{" + ", ".join(f"{nonce}y{index}" for index in count) + "}"
     width = interface.output_bits * len(designs)
-    apply = " ".join(f"{nonce}s{index} = {nonce}v[{nonce}k];" for index in count) if bits else ""
     memory = f'reg [{bits - 1}:0] {nonce}v [0:{samples - 1}]; initial $readmemb("s.txt", {nonce}v);' if bits else ""
-    lines.append(
-        f"reg [{width - 1}:0] {nonce}a, {nonce}b; integer {nonce}k; {memory}\n"
-        f"initial begin #1; for ({nonce}k = 0; {nonce}k < {samples}; {nonce}k = {nonce}k + 1) begin {apply}\n"
-        f'#{SETTLE - 1} {nonce}a = {row}; $display("{nonce}:%b", {nonce}a);\n'
-        f'#1 {nonce}b = {row}; if ({nonce}a !== {nonce}b) $display("{nonce}+%b", {nonce}b);\n'
-        "end $finish(0); end endmodule\n"
+    lines[-1] += (
+        f" reg [{width - 1}:0] {nonce}a, {nonce}b; integer {nonce}k; {memory}"
+        f" initial begin #1; for ({nonce}k = 0; {nonce}k < {samples}; {nonce}k = {nonce}k + 1) begin"
     )
+    lines += [f"{nonce}s{index} = {nonce}v[{nonce}k];" if bits else "" for index in count]
+    lines += [
+        f'#{SETTLE - 1} {nonce}a = {row}; $display("{nonce}:%b", {nonce}a);',
+        f'#1 {nonce}b = {row}; if ({nonce}a !== {nonce}b) $display("{nonce}+%b", {nonce}b);',
+        "end $finish(0); end endmodule\n",
+    ]
     return "\n".join(lines)
 
 

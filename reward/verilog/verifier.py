@@ -129,9 +129,7 @@ class VerilogVerifier:
         if not isinstance(source, str) or not isinstance(top_module, str) or not top_module:
             raise UnusableReference("a verilog reference has reference_source and top_module, both text")
         if testbench is not None:
-            harness = HarnessProblem.read(source, top_module, testbench)
-            self._harness.check(harness)
-            return harness
+            return self._harness.read(source, top_module, testbench)
         try:
             design = parse_design(source, top_module, trusted=True)
         except Rejected:

@@ -35,7 +35,7 @@ FOREST = {"qwen2", "qwen3", "llama", "mistral", "gpt2"}
 def test_logprobs_are_the_models_own_at_the_recorded_temperatures(
     architecture, build_model, make_batch, plain_learner, tmp_path
 ):
-    """For any architecture, every token's log-probability and entropy are those of the model, one sequence at a time."""
+    """For any architecture, every token's log-probability and entropy are the model's, one sequence at a time."""
     path = build_model(tmp_path, architecture, **ARCHITECTURES[architecture])
     policy = policy_of(path)
     assert policy.forest_layout == (architecture in FOREST)

@@ -33,7 +33,7 @@ def slow(hidden, weight, bias, chosen: Picks):
 @pytest.mark.parametrize("chunk_rows", [1, 3, 100])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
 def test_values_and_gradients_equal_a_slow_computation(tempered, with_bias, chunk_rows, entropy_weight):
-    """Chunked or not, at any temperature, log-probabilities, entropies and all gradients are those of the definition."""
+    """Chunked or not, at any temperature, log-probabilities, entropies and all gradients follow the definition."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(CHANNELS, VOCABULARY, bias=with_bias)
     head = TokenHead(linear, chunk_mib=1)

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from learner.batch import shares, trained_part
 from learner.config import LearnerConfig
 from learner.objective import Objective
 from learner.objective.advantage import GroupMean
@@ -24,7 +25,8 @@ OBJECTIVE = Objective(
     weights={"mismatch": TruncatedImportance()},
     filters={"mixed": MixedGroupsOnly()},
 )
-STEPS = 3
+STEPS = 4
+MICRO_BATCH_TOKENS = 15
 STAGES = (0, 1, 2, 3)
 
 
@@ -59,16 +61,21 @@ def run_ranks(world_size, jobs, folder, port) -> list[dict]:
 def runs(tmp_path_factory, model_path, make_batch):
     """{(world size, stage): what each rank says}, all trained on the same batches."""
     batches = [make_batch(seed=step, step=step) for step in range(STEPS)]
-    batches[1] = make_batch(
-        seed=1, step=1, groups=1, size=2, rewards=[1, 0]
-    )  # two ranks, one distinct sample: one idles
+    trained = [trained_part(batch, OBJECTIVE).samples for batch in batches]
+    plans = [shares(samples, 2, MICRO_BATCH_TOKENS) for samples in trained]
+    assert any(len(micros) > 2 for plan in plans for micros in plan)
+    assert any(not share.live for plan in plans for micros in plan for share in micros), "one rank has to idle once"
     found = {}
     for world_size, port_seed in ((1, 0), (2, 1)):
         jobs = {
             stage: (
                 model_path,
                 LearnerConfig(
-                    lr=1e-3, ranks=world_size, zero_stage=stage, micro_batch_tokens=40, mismatch_kl_limit=1e9
+                    lr=1e-3,
+                    ranks=world_size,
+                    zero_stage=stage,
+                    micro_batch_tokens=MICRO_BATCH_TOKENS,
+                    mismatch_kl_limit=1e9,
                 ),
                 OBJECTIVE,
                 batches,

@@ -50,9 +50,11 @@ def weights_of(worker: LearnerWorker) -> dict[str, torch.Tensor]:
 
 
 def test_steps_equal_plain_pytorch(start, plain_learner, model_path, make_batch):
-    """Loss, gradient norm, entropy and mismatch of three steps, and the weights after them, are those of a plain loop."""
-    worker, plain = start(), plain_learner(model_path, torch.float32)
+    """Loss, gradient norm, entropy and mismatch of three steps, and the weights after them, equal a plain loop's."""
+    worker, plain = start(lr=4e-3, warmup_steps=4), plain_learner(model_path, torch.float32)
     for step in range(3):
+        for group in plain.optimizer.param_groups:
+            group["lr"] = 1e-3 * (step + 1)
         batch = make_batch(seed=step, step=step, groups=5)
         kept = trained_part(batch, OBJECTIVE).samples
         with torch.no_grad():
@@ -189,6 +191,37 @@ def test_a_checkpoint_continues_bit_for_bit(start, make_batch, tmp_path):
     for one, two in zip(first, second, strict=True):
         assert {**one, "learner/step_s": 0} == {**two, "learner/step_s": 0}
     assert worker.publish()[0] == again.publish()[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counter:
+    """Counts trained steps and hands the number to the cap of the importance weights."""
+
+    def start(self):
+        return {"steps": 1e-9}
+
+    def knobs(self, state):
+        return {"weights.mismatch.cap": state["steps"]}
+
+    def update(self, state, metrics):
+        return {"steps": state["steps"] + metrics["train/kept_groups_fraction"]}
+
+
+def test_a_checkpoint_keeps_controllers_and_random_state(start, make_batch, tmp_path):
+    """What controllers learned and where the random numbers were goes on as if nothing had happened."""
+    objective = dataclasses.replace(OBJECTIVE, controllers={"counter": Counter()})
+    rewards = [1, 0, 0, 1] * 4
+    worker = start(objective=objective)
+    cut = [worker.train(make_batch(step=step, rewards=rewards)).metrics["tis/clipped_fraction"] for step in (0, 1)]
+    assert cut[0] > cut[1]  # caps 1e-9 and 1 + 1e-9
+    worker.save(tmp_path / "checkpoint")
+    drawn = torch.rand(3)
+    again = start(objective=objective)
+    again.load(tmp_path / "checkpoint")
+    assert again.controller_states == {"counter": {"steps": 2.0 + 1e-9}}
+    assert torch.equal(torch.rand(3), drawn)
+    with pytest.raises(CheckpointError, match=r"made with the controllers \['counter'\], the objective has \[\]"):
+        start().load(tmp_path / "checkpoint")
 
 
 def test_a_missing_checkpoint_is_named(start, tmp_path):
