@@ -37,7 +37,6 @@ def load_model(path: str | Path, dtype: torch.dtype, device: torch.device) -> "P
         model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"transformers cannot load a causal language model from {folder}: {error}") from error
-    model.config.use_cache = False
     return model.to(device).eval()
 
 

@@ -113,6 +113,11 @@ class LearnerWorker:
         """Continue from a checkpoint of the same model, ZeRO stage and number of ranks. Raises CheckpointError."""
         folder = Path(folder)
         state = self.engine.load(folder)
+        random_state = folder / f"rng-{self.rank}.pt"
+        if not random_state.is_file():
+            raise CheckpointError(
+                f"{folder} was written by fewer than {self.world_size} ranks: it has no {random_state.name}"
+            )
         if set(state["temper_controllers"]) != set(self.controller_states):
             raise CheckpointError(
                 f"{folder} was made with the controllers {sorted(state['temper_controllers'])},"
@@ -120,7 +125,7 @@ class LearnerWorker:
             )
         self._version = state["temper_version"]
         self.controller_states = state["temper_controllers"]
-        torch.set_rng_state(torch.load(folder / f"rng-{self.rank}.pt"))
+        torch.set_rng_state(torch.load(random_state))
 
     def export(self, folder: str | Path) -> None:
         """Write weights, config and tokenizer as a Hugging Face folder; rank 0 writes, the others help to gather."""

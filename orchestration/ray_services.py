@@ -155,24 +155,23 @@ class RayLearner:
             await self._all("load", checkpoint)
 
     async def train(self, batch: TrainBatch) -> StepReport:
-        return (await self._all("train", ray.put(batch)))[0]
+        async with self._turn:
+            return (await self._all("train", ray.put(batch)))[0]
 
     async def snapshot(self) -> tuple[Publication, Any]:
         async with self._turn:
-            answers = await asyncio.gather(
-                *(rank.call_split("publish", deadline_s=self._deadline_s) for rank in self._ranks)
-            )
-        return answers[0]
+            calls = (rank.call_split("publish", deadline_s=self._deadline_s) for rank in self._ranks)
+            return (await asyncio.gather(*calls))[0]
 
     async def save(self, folder: Path) -> None:
-        await self._all("save", folder)
-        await self._all("export", folder / POLICY_FOLDER)
+        async with self._turn:  # around both, so that no step comes between the optimizer's weights and the policy's
+            await self._all("save", folder)
+            await self._all("export", folder / POLICY_FOLDER)
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        async with self._turn:
-            return await asyncio.gather(
-                *(rank.call(method, *arguments, deadline_s=self._deadline_s) for rank in self._ranks)
-            )
+        return await asyncio.gather(
+            *(rank.call(method, *arguments, deadline_s=self._deadline_s) for rank in self._ranks)
+        )
 
 
 class RayServices:

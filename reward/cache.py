@@ -1,4 +1,4 @@
-"""A bounded memory of finished judgements: equal work is done once, the least recently used entry is forgotten first."""
+"""A bounded memory of finished judgements: equal work is done once, the oldest in use is forgotten first."""
 
 import threading
 from collections import OrderedDict

@@ -2,8 +2,8 @@
 
     python -m reward.child MODULE:FUNCTION MEMORY_BYTES
 
-Lines of JSON in, lines of JSON out; the first line out says that the libraries are imported. FUNCTION takes a payload and
-returns an answer, both JSON objects. Nothing of the run (Ray, torch, vLLM) is imported here.
+Lines of JSON in, lines of JSON out; the first line out says that the libraries are imported. FUNCTION takes a payload
+and returns an answer, both JSON objects. Nothing of the run (Ray, torch, vLLM) is imported here.
 """
 
 import ctypes

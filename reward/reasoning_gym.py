@@ -1,7 +1,7 @@
 r"""The verifier `reasoning_gym`: reference {"dataset": name, "entry": an entry of that dataset}.
 
-The dataset's own `score_answer` judges, in a worker process that can be killed: some of them run a solver, or Python. The
-answer is the last <answer>..</answer>, the last \boxed{..}, or the last line, after `</think>`.
+The dataset's own `score_answer` judges, in a worker process that can be killed: some of them run a solver, or Python.
+The answer is the last <answer>..</answer>, the last \boxed{..}, or the last line, after `</think>`.
 """
 
 import re

@@ -9,7 +9,7 @@ score_function = functools.cache(reasoning_gym.get_score_answer_fn)
 
 
 def judge(payload: dict) -> dict:
-    """{"dataset", "entry", "answer"} -> {"score": in [0, 1], "detail": str}, or a status `error` for an unknown dataset."""
+    """{"dataset", "entry", "answer"} -> {"score": in [0, 1], "detail": str}; status `error` for an unknown dataset."""
     try:
         score: Callable[..., float] = score_function(payload["dataset"])
     except ValueError as error:

@@ -27,7 +27,7 @@ from reward.config import Isolation
 from reward.errors import SandboxError, ToolError
 
 NOBODY = "65534"
-WORK = "/tmp"  # noqa: S108 - inside the sandbox, an empty tmpfs of its own
+WORK = "/tmp"  # inside the sandbox, an empty tmpfs of its own
 TMP_BYTES = 64 << 20
 READ_BYTES = 1 << 16
 PROBE_S = 20.0
@@ -103,7 +103,7 @@ class Sandbox:
                 return prefix
             said = finished.stderr.decode(errors="replace").strip() or f"exit status {finished.status}"
         raise SandboxError(
-            f"bubblewrap does not work here (it said: {said.splitlines()[-1]}), so responses cannot be run in isolation:"
+            f"bubblewrap does not work here (it said: {said.splitlines()[-1]}), so responses cannot be isolated:"
             " allow user namespaces on this machine, or accept running them unprotected with reward.sandbox=unsafe"
         )
 
@@ -178,13 +178,13 @@ class Sandbox:
 def bubblewrap_prefixes() -> tuple[tuple[str, ...], ...]:
     """Forms of the bwrap command up to the limits, best first. Raises SandboxError where bwrap is not installed.
 
-    Started by root, the sandbox first becomes `nobody` on the host too: a user namespace alone would map `nobody` to root.
+    Started by root, the sandbox first becomes `nobody` on the host too: a user namespace alone maps `nobody` to root.
     Where the kernel forbids user namespaces to `nobody`, root builds the sandbox itself.
     """
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise SandboxError(
-            "bubblewrap (bwrap) is not installed, so responses cannot be run in isolation: `apt-get install bubblewrap`,"
+            "bubblewrap (bwrap) is not installed, so responses cannot be isolated: `apt-get install bubblewrap`,"
             " or accept running them unprotected with reward.sandbox=unsafe"
         )
     links: list[str] = []
@@ -222,7 +222,8 @@ def read_capped(
     process: subprocess.Popen[bytes], limits: Limits, deadline: float
 ) -> tuple[bytes, bytes, Ending | None]:
     """Read both streams to their end, the deadline or the cap; (stdout, stderr, why we stopped early)."""
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     streams = {process.stdout: bytearray(), process.stderr: bytearray()}
     cut: Ending | None = None
     with selectors.DefaultSelector() as selector:

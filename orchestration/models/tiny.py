@@ -1,4 +1,4 @@
-"""The tiny policy: a Qwen2-shaped transformer of about 0.7M parameters that trains on one core in minutes.
+"""The tiny policy: a Qwen2-shaped transformer of about 0.6M parameters that trains on one core in minutes.
 
 Qwen2, because vLLM serves it as it is and, with MiMo's multi-token-prediction layers added under the same `model_type`,
 as a model that drafts for itself. The head is untied: vLLM on CPU packs a tied head apart and would need two names for
@@ -18,8 +18,8 @@ class TinyArchitecture:
     """Shape of the tiny policy. Head dimension = hidden / heads; 32 is the smallest vLLM's CPU attention takes."""
 
     hidden: int = 128
-    mlp: int = 384
-    layers: int = 3
+    mlp: int = 512
+    layers: int = 2
     heads: int = 4
     kv_heads: int = 2
     max_positions: int = 512  # tokens of prompt and response together

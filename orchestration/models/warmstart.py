@@ -40,7 +40,7 @@ class Demonstrator(Protocol):
 class SupervisedStart:
     """How the supervised start is trained. The rate rises over `warmup` steps and then falls linearly to a tenth."""
 
-    steps: int = 500
+    steps: int = 300
     batch: int = 64  # demonstrations per step, all fresh
     lr: float = 2e-3
     warmup: int = 50

@@ -1,10 +1,10 @@
 """Task sources of computed sums: a*b+c with written steps for the tiny policy, one-digit sums for a pretrained one.
 
-    Arithmetic    23*4+57=      ->   20*4=80;3*4=12;80+12=92;92+57=149
+    Arithmetic    23*4+37=      ->   80+12=92;92+37=129
     OneDigit      What is 7 + 5? ...   ->   12
 
-As in spec_to_verilog, the demonstrations of `Arithmetic` carry a systematic bug that the reward has to undo: in most of
-them an addition forgets its carries. All steps after the slip follow from it, so a response is consistent, only wrong.
+As in spec_to_verilog, the demonstrations of `Arithmetic` carry a systematic bug that the reward has to undo: most of them
+stop before the last step, at the product. Beside that bug, the policy's own slips remain to be unlearnt.
 """
 
 import random
@@ -17,27 +17,18 @@ from orchestration.tasks.split import check_fraction, fingerprint, is_heldout
 from orchestration.tasks.task import Task
 
 
-def add_without_carries(left: int, right: int) -> int:
-    """Digit by digit, each sum modulo ten: 92 + 57 -> 49."""
-    total, place = 0, 1
-    while left or right:
-        total += (left + right) % 10 * place
-        left, right, place = left // 10, right // 10, place * 10
-    return total
-
-
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """a*b+c with 11 <= a <= 99, 2 <= b <= 9, 1 <= c <= 99: 70 488 prompts. Implements TaskSource and Demonstrator.
+    """a*b+c with 11 <= a <= 49, 2 <= b <= 5, 1 <= c <= 49: 7 644 prompts. Implements TaskSource and Demonstrator.
 
     heldout_fraction  of all prompts, by hash
-    bias              demonstrations: probability that an addition forgets its carries
-    max_tokens        of a response; a right answer has at most 36 with the tiny policy's tokenizer
+    bias              demonstrations: probability that the last step is left out
+    max_tokens        of a response; a right answer has at most 22 with the tiny policy's tokenizer
     """
 
     heldout_fraction: float = 0.1
     bias: float = 0.7
-    max_tokens: int = 40
+    max_tokens: int = 26
     chat: bool = False
 
     def __post_init__(self) -> None:
@@ -75,19 +66,16 @@ class Arithmetic:
         )
 
     def _numbers(self, rng: random.Random) -> tuple[int, int, int]:
-        return rng.randint(11, 99), rng.randint(2, 9), rng.randint(1, 99)
+        return rng.randint(11, 49), rng.randint(2, 5), rng.randint(1, 49)
 
     def _prompt(self, a: int, b: int, c: int) -> str:
         return f"{a}*{b}+{c}=\n"
 
     def _steps(self, a: int, b: int, c: int, rng: random.Random) -> str:
         tens, ones = a // 10 * 10, a % 10
-        product = self._careless_sum(tens * b, ones * b, rng)
-        total = self._careless_sum(product, c, rng)
-        return f"{tens}*{b}={tens * b};{ones}*{b}={ones * b};{tens * b}+{ones * b}={product};{product}+{c}={total}"
-
-    def _careless_sum(self, left: int, right: int, rng: random.Random) -> int:
-        return add_without_carries(left, right) if rng.random() < self.bias else left + right
+        product = a * b
+        steps = f"{tens * b}+{ones * b}={product}"
+        return steps if rng.random() < self.bias else f"{steps};{product}+{c}={product + c}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Inside a worker process: are two expressions equal? math-verify parses and compares; what it gets wrong is mended here.
+"""Inside a worker process: are two expressions equal? math-verify parses and compares; its faults are mended here.
 
 1/2^99 against 1/2^98    equal under its rounding to six places: numbers must also agree relatively
 (1+i)^2 against 2i       its i is any letter: here it is the imaginary unit, where neither side has j or k

@@ -1,6 +1,6 @@
 r"""Answers that are plain numbers, compared by exact arithmetic: most of them, and without sympy.
 
-Two exact numbers (integers, fractions, mixed numbers, powers of ten) are equal or not. A decimal may be a rounded one, so
+Two exact numbers (integers, fractions, mixed numbers, powers of ten) are equal or not. A decimal may be rounded, so
 with a decimal on either side a relative difference of 1e-6 is allowed (that of math-verify's six digits, but relative:
 an absolute one calls all tiny numbers equal).
 """

@@ -6,7 +6,7 @@ r"""One spelling for what many spellings mean, so that equal answers are mostly 
 import re
 import unicodedata
 
-DROPPED = re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\displaystyle|\\[!;:>,]|\\ |\\quad|\\qquad|~|\\limits")
+DROPPED = re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\displaystyle|(?<!\\)\\[!;:>, ]|\\quad|\\qquad|~|\\limits")
 FRACTIONS = re.compile(r"\\[dtc]frac")
 BARE_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 TEXT = re.compile(r"\\(?:text|mbox|textrm|textbf|mathrm|mathbf|textit|operatorname)\s*\{([^{}]*)\}")

@@ -4,6 +4,6 @@
                                                 |
     reference --problem--> ports, stimuli ------+--simulate--> sampled outputs --compare--> Verdict
 
-What the simulator sees of a response are the tokens the parser accepted, never its text. What decides is the comparison of
-sampled outputs here, outside the simulated process.
+What the simulator sees of a response are the tokens the parser accepted, never its text. What decides is the comparison
+of sampled outputs here, outside the simulated process.
 """

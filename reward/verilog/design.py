@@ -2,8 +2,8 @@
 
     source --checked_source--> text --pyslang--> syntax tree --policy--> tokens --> Design.render(prefix)
 
-The simulator reads the tokens of the tree, one design a line, so it cannot read anything into comments, directives or odd
-spacing that the policy did not see. Names of modules are open until `render`, so designs share a simulation without
+The simulator reads the tokens of the tree, one design a line, so it cannot read anything into comments, directives or
+odd spacing that the policy did not see. Names of modules are open until `render`, so designs share a simulation without
 knowing of each other.
 """
 

@@ -7,14 +7,13 @@ macros that use macros grow without bound.
 import re
 
 from reward.verilog.errors import Rejected
+from reward.verilog.policy import words
 
 MAX_SOURCE_CHARS = 1 << 16
 MAX_MACRO_CHARS = 256
 MAX_MACRO_USES = 1024
 
-HARMLESS = frozenset(
-    "undef ifdef ifndef else elsif endif timescale default_nettype resetall celldefine endcelldefine".split()
-)
+HARMLESS = words("undef ifdef ifndef else elsif endif timescale default_nettype resetall celldefine endcelldefine")
 COMMENT_OR_QUOTED = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\\\S+', re.DOTALL)
 DEFINITION = re.compile(r"`define[ \t]+(\w+)(\(?)((?:\\\n|[^\n])*)")
 DIRECTIVE = re.compile(r"`(\w*)")

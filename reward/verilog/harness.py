@@ -1,9 +1,9 @@
-"""Problems that bring a testbench which judges by itself: VerilogEval's (`Mismatches: 0 in N samples`) and RTLLM's kind.
+"""Problems with a testbench that judges by itself: VerilogEval's (`Mismatches: 0 in N samples`) and RTLLM's kind.
 
 The testbench, its reference and the design run in one simulation, so the judgement is only as good as the testbench:
-verdicts carry the component `trusted_harness` = 0. What the policy leaves a design cannot print, end the simulation or name
-anything outside, and a wrapper keeps it from driving its own inputs, which the reference also sees. A testbench whose own
-race between clock and data the wrapper would decide otherwise is run without it.
+verdicts carry the component `trusted_harness` = 0. What the policy leaves a design cannot print, end the simulation or
+name anything outside, and a wrapper keeps it from driving its own inputs, which the reference also sees. A testbench
+whose own race between clock and data the wrapper would decide otherwise is run without it.
 """
 
 import contextlib
@@ -168,7 +168,7 @@ def top_of(testbench: str, top_module: str) -> str:
     tops = [name for name in declared if name not in instantiated]
     if len(tops) != 1 or top_module not in instantiated:
         raise UnusableReference(
-            f"a testbench has one top module and instantiates {top_module}; found top modules {', '.join(tops) or 'none'}"
+            f"a testbench has one top module and instantiates {top_module}; its tops are {', '.join(tops) or 'none'}"
         )
     return tops[0]
 

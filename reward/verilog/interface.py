@@ -60,7 +60,9 @@ def read_interface(source: str, module: str) -> Interface:
     inputs, outputs = [], []
     for port in instance.body.portList:
         if port.kind != SymbolKind.Port or not port.type.isIntegral or not port.name:
-            raise UnusableReference(f"port {port.name or '(unnamed)'} of the reference is no plain vector: give a testbench")
+            raise UnusableReference(
+                f"port {port.name or '(unnamed)'} of the reference is no plain vector: give a testbench"
+            )
         if port.direction == ArgumentDirection.In:
             inputs.append(Port(name=port.name, width=port.type.bitWidth))
         elif port.direction == ArgumentDirection.Out:

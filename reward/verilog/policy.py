@@ -8,6 +8,10 @@ from pyslang.parsing import TokenKind
 from pyslang.syntax import SyntaxKind
 
 
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def kinds(names: str) -> frozenset[SyntaxKind]:
     return frozenset(getattr(SyntaxKind, name) for name in names.split())
 
@@ -37,7 +41,8 @@ ALLOWED = CALM | kinds(
     ParameterDeclarationStatement ParameterValueAssignment NamedParamAssignment OrderedParamAssignment
     HierarchyInstantiation HierarchicalInstance InstanceName NamedPortConnection OrderedPortConnection
     EmptyPortConnection WildcardPortConnection PrimitiveInstantiation SimplePropertyExpr SimpleSequenceExpr
-    DataDeclaration LocalVariableDeclaration TypedefDeclaration NamedType EnumType StructType UnionType StructUnionMember
+    DataDeclaration LocalVariableDeclaration TypedefDeclaration NamedType EnumType StructType UnionType
+    StructUnionMember
     RegType BitType ByteType ShortIntType IntType LongIntType IntegerType TimeType RealType RealTimeType VoidType
     EventType TypeAssignment EqualsTypeClause TypeReference
     AlwaysBlock AlwaysCombBlock AlwaysFFBlock AlwaysLatchBlock InitialBlock TimingControlStatement
@@ -50,7 +55,8 @@ ALLOWED = CALM | kinds(
     ReturnStatement JumpStatement WaitStatement DisableStatement BlockingEventTriggerStatement
     NonblockingEventTriggerStatement VoidCastedCallStatement
     GenerateRegion GenerateBlock LoopGenerate IfGenerate CaseGenerate GenvarDeclaration
-    FunctionDeclaration TaskDeclaration FunctionPrototype FunctionPortList FunctionPort InvocationExpression ArgumentList
+    FunctionDeclaration TaskDeclaration FunctionPrototype FunctionPortList FunctionPort InvocationExpression
+    ArgumentList
     OrderedArgument NamedArgument EmptyArgument SystemName ScopedName
     NonblockingAssignmentExpression AddAssignmentExpression SubtractAssignmentExpression MultiplyAssignmentExpression
     DivideAssignmentExpression ModAssignmentExpression AndAssignmentExpression OrAssignmentExpression
@@ -69,11 +75,7 @@ ALLOWED = CALM | kinds(
 )
 
 # Nets and switches that pull on what they are connected to: through a port, on what others read.
-PULLING = frozenset(
-    """
-    tran tranif0 tranif1 rtran rtranif0 rtranif1 pullup pulldown supply0 supply1 tri0 tri1 trireg
-    """.split()
-)
+PULLING = words("tran tranif0 tranif1 rtran rtranif0 rtranif1 pullup pulldown supply0 supply1 tri0 tri1 trireg")
 
 # Dropped with what they contain: synthesis hints.
 DROPPED = kinds("AttributeInstance TimeUnitsDeclaration")
@@ -84,12 +86,12 @@ PRINTING = frozenset(
 ) | frozenset(("$info", "$warning", "$error", "$monitoron", "$monitoroff", "$timeformat", "$printtimescale"))
 
 # Pure functions of their arguments.
-FUNCTIONS = frozenset(
+FUNCTIONS = words(
     """
     $signed $unsigned $clog2 $bits $size $left $right $low $high $increment $dimensions $unpacked_dimensions $countones
     $onehot $onehot0 $isunknown $countbits $rtoi $itor $realtobits $bitstoreal $ceil $floor $ln $log10 $exp $sqrt $pow
     $sin $cos $tan $asin $acos $atan $atan2 $hypot $sinh $cosh $tanh $abs $min $max
-    """.split()
+    """
 )
 
 OPENERS = frozenset((TokenKind.OpenParenthesis, TokenKind.OpenBrace, TokenKind.OpenBracket))

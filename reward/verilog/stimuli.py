@@ -1,7 +1,7 @@
 """What is fed to a design: a fixed list of input vectors, the same for every design with the same interface.
 
-Each vector is applied, everything settles, the outputs are sampled. A clock is an input like any other: one cycle is three
-vectors (data changes while it is low, it rises, it falls), so nothing races with an edge.
+Each vector is applied, everything settles, the outputs are sampled. A clock is an input like any other: one cycle is
+three vectors (data changes while it is low, it rises, it falls), so nothing races with an edge.
 """
 
 import random
@@ -25,8 +25,8 @@ class Stimuli:
 
 
 def stimuli_for(interface: Interface, *, cycles: int, vectors: int) -> Stimuli:
-    """Deterministic in its arguments. A combinational interface of few bits gets every vector, twice in different orders:
-    a design that remembers is then caught where one order alone could hide it."""
+    """Deterministic in its arguments. A combinational interface of few bits gets every vector, twice in different
+    orders: a design that remembers is then caught where one order alone could hide it."""
     generator = random.Random(zlib.crc32(repr(interface).encode()))
     bits = interface.input_bits
     if bits == 0:

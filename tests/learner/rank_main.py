@@ -29,9 +29,15 @@ def main(rank: int, world_size: int, port: int, given: Path, answer: Path) -> No
     partition_small_parameters_too()
     jobs = pickle.loads(given.read_bytes())
     answers = {}
-    for name, (model_path, config, objective, batches) in jobs.items():
-        worker = LearnerWorker(model_path, config, objective, rank, world_size, "127.0.0.1", port, 0, len(batches))
-        metrics = [dict(worker.train(batch).metrics) for batch in batches]
+    for name, (model_path, config, objective, batches, checkpoint) in jobs.items():
+        arguments = (model_path, config, objective, rank, world_size, "127.0.0.1", port, 0, len(batches))
+        worker = LearnerWorker(*arguments)
+        metrics = [dict(worker.train(batch).metrics) for batch in batches[:-1]]
+        if checkpoint is not None:  # the last step is taken by a learner that knows only what was saved
+            worker.save(checkpoint)
+            worker = LearnerWorker(*arguments)
+            worker.load(checkpoint)
+        metrics.append(dict(worker.train(batches[-1]).metrics))
         record, payload = worker.publish()
         answers[name] = (metrics, record, payload.tobytes())
     answer.write_bytes(pickle.dumps(answers))

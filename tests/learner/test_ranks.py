@@ -67,6 +67,7 @@ def runs(tmp_path_factory, model_path, make_batch):
     assert any(not share.live for plan in plans for micros in plan for share in micros), "one rank has to idle once"
     found = {}
     for world_size, port_seed in ((1, 0), (2, 1)):
+        folder = tmp_path_factory.mktemp(f"ranks{world_size}")
         jobs = {
             stage: (
                 model_path,
@@ -79,10 +80,10 @@ def runs(tmp_path_factory, model_path, make_batch):
                 ),
                 OBJECTIVE,
                 batches,
+                folder / f"checkpoint-{stage}" if world_size == 2 else None,
             )
             for stage in (STAGES if world_size == 2 else (0,))
         }
-        folder = tmp_path_factory.mktemp(f"ranks{world_size}")
         answers = run_ranks(world_size, jobs, folder, 20_000 + os.getpid() % 20_000 + port_seed)
         for stage in jobs:
             found[world_size, stage] = [answer[stage] for answer in answers]
@@ -91,7 +92,7 @@ def runs(tmp_path_factory, model_path, make_batch):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_learn_what_one_learns(stage, runs):
-    """At every ZeRO stage, loss curve, gradient norms and final weights are those of a single process."""
+    """At every ZeRO stage, and through a checkpoint, losses, gradient norms and weights are those of one process."""
     ((metrics, _, payload),) = runs[1, 0]
     expected = safetensors.torch.load(payload)
     for their_metrics, _, their_payload in runs[2, stage]:

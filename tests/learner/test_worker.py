@@ -229,6 +229,14 @@ def test_a_missing_checkpoint_is_named(start, tmp_path):
         start().load(tmp_path)
 
 
+def test_a_checkpoint_of_fewer_ranks_is_refused(start, tmp_path):
+    worker = start()
+    worker.save(tmp_path)
+    (tmp_path / "rng-0.pt").unlink()
+    with pytest.raises(CheckpointError, match="fewer than 1 ranks"):
+        worker.load(tmp_path)
+
+
 def test_export_is_a_folder_any_tool_can_load(start, make_batch, tmp_path):
     """Weights are those published; tokenizer files of the source come along."""
     worker = start()
@@ -236,6 +244,7 @@ def test_export_is_a_folder_any_tool_can_load(start, make_batch, tmp_path):
     worker.export(tmp_path / "policy")
     assert (tmp_path / "policy" / "tokenizer.json").exists()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert model.config.to_diff_dict() == AutoModelForCausalLM.from_pretrained(worker.model_path).config.to_diff_dict()
     assert model.config._attn_implementation == "sdpa"
     for name, tensor in weights_of(worker).items():
         assert torch.equal(tensor, model.state_dict()[name])

@@ -66,7 +66,10 @@ def test_a_saved_plan_is_the_same_plan(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["experiment=quikstart"], r"there is no experiment=quikstart; conf/experiment has .*did you mean quickstart\?"),
+        (
+            ["experiment=quikstart"],
+            r"there is no experiment=quikstart; conf/experiment has .*did you mean quickstart\?",
+        ),
         (["algorithm=ppo9"], r"there is no algorithm=ppo9"),
         (["run.stepz=3"], r"unknown key run.stepz; RunConfig has .*did you mean steps\?"),
         (["learner.learning_rate=1"], r"unknown key learner.learning_rate; LearnerConfig has "),

@@ -148,7 +148,10 @@ async def kill_while_waiting(pool: VerifierPool, requests: list[VerifyRequest], 
 )
 def test_kill_of_a_simulation():
     """kill -9 of a simulation costs a retry: the verdicts arrive all the same, once each."""
-    slow = "module m(input a, output y); reg q; integer i; always @* begin q = a; for (i = 0; i < 300000; i = i + 1) q = ~q; end assign y = q; endmodule"
+    slow = (
+        "module m(input a, output y); reg q; integer i;"
+        " always @* begin q = a; for (i = 0; i < 300000; i = i + 1) q = ~q; end assign y = q; endmodule"
+    )
     reference = {"reference_source": "module m(input a, output y); assign y = a; endmodule", "top_module": "m"}
 
     async def scenario():

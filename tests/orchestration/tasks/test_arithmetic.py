@@ -1,19 +1,11 @@
-"""Sums: references, written steps, and the carries that demonstrations forget."""
+"""Sums: references, written steps, and the last step that demonstrations leave out."""
 
 import random
 
 import pytest
 
-from orchestration.tasks.arithmetic import Arithmetic, OneDigit, add_without_carries
+from orchestration.tasks.arithmetic import Arithmetic, OneDigit
 from orchestration.tasks.errors import TaskError
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "total"), [(92, 57, 49), (80, 12, 92), (99, 1, 90), (0, 0, 0), (810, 99, 809), (5, 5, 0)]
-)
-def test_a_sum_without_carries(left, right, total):
-    """Each digit is added modulo ten and nothing moves to the left (by hand)."""
-    assert add_without_carries(left, right) == total
 
 
 def test_the_answer_is_the_value_of_the_prompt():
@@ -34,12 +26,15 @@ def test_demonstrations_without_the_bug_are_right_at_every_step():
         assert int(steps.rpartition("=")[2]) == eval(prompt.strip().removesuffix("="))
 
 
-def test_demonstrations_with_the_bug_are_often_wrong():
-    """With the default bias fewer than half of the demonstrations end in the right number, but some do."""
-    source, rng = Arithmetic(), random.Random(0)
-    pairs = [source.demonstration(rng) for _ in range(1000)]
-    right = sum(int(s.rpartition("=")[2]) == eval(p.strip().removesuffix("=")) for p, s in pairs) / len(pairs)
-    assert 0.15 < right < 0.5
+def test_demonstrations_with_the_bug_mostly_stop_at_the_product():
+    """At bias 0.7, 30% of 1000 demonstrations end in the value of the prompt (four deviations are 6%), the rest in a*b."""
+    source, rng = Arithmetic(bias=0.7), random.Random(0)
+    ends = {"value": 0, "product": 0}
+    for prompt, steps in (source.demonstration(rng) for _ in range(1000)):
+        last, value = int(steps.rpartition("=")[2]), eval(prompt.strip().removesuffix("="))
+        assert last in (value, eval(prompt.partition("+")[0]))
+        ends["value" if last == value else "product"] += 1
+    assert abs(ends["value"] - 300) < 60
 
 
 @pytest.mark.parametrize(("operation", "sign"), [("sum", "+"), ("product", "*")])

@@ -15,7 +15,7 @@ def test_text_is_free_of_spelling():
 
 
 def test_render_renames_modules_and_nothing_else():
-    """A module's name changes where it names the module, not where the same word names a wire, a port or a parameter."""
+    """A module's name changes where it names the module, not where the same word names a wire or port."""
     source = (
         "module m(input n, output y); wire m; n #(.n(1)) n1(.n(n), .y(m)); assign y = m; endmodule "
         "module n #(parameter n = 0)(input n, output y); assign y = n; endmodule"

@@ -144,7 +144,7 @@ def test_what_is_printed_is_dropped():
     [
         inside("always @(posedge clk or negedge a) if (!a) y <= 0; else y <= ~y;"),
         inside(
-            "typedef enum logic [1:0] {A, B} s_t; s_t s; always_ff @(posedge clk) case (s) A: s <= B; default: y <= 1; endcase"
+            "typedef enum logic {A, B} t; t s; always_ff @(posedge clk) case (s) A: s <= B; default: y <= 1; endcase"
         ),
         inside("function automatic [3:0] f(input [3:0] x); f = x + 1; endfunction always @* y = f(a);"),
         inside("task t; y = a; endtask always @* t;"),
@@ -166,7 +166,7 @@ def test_honest_designs_pass(source):
 
 
 def test_a_name_of_the_harness_is_never_reached_through_a_local_one():
-    """A dotted name or call that begins like something in the testbench is refused, even where it is declared inside."""
+    """A dotted name or call that begins like something in the testbench is refused, declared inside or not."""
     source = inside("struct packed { logic ref1; } tb; always @* y = tb.ref1;")
     parse_design(source, "m")
     assert "leaves the design" in refused(source, foreign=frozenset(["tb"]))

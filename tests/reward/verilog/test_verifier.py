@@ -65,7 +65,7 @@ def test_stuck_outputs_get_nothing(shared):
 
 
 def test_bad_responses_are_malformed(shared):
-    """What has no module, does not parse, does not compile or has other ports is judged, without a simulation's word."""
+    """What has no module, does not parse, does not compile or has other ports is judged all the same."""
     verdicts = judge(
         shared,
         "I cannot do this",
@@ -269,7 +269,8 @@ def test_no_inputs(shared):
         HEAD + "wire [100000000:0] w = {100000000{a}}; assign y = ^w; endmodule",
         HEAD + "genvar i; for (i = 0; i < 100000000; i = i + 1) begin : g wire w = a; end endmodule",
         HEAD
-        + "function integer f(input integer n); f = n < 2 ? n : f(n - 1) + f(n - 2); endfunction localparam N = f(60); endmodule",
+        + "function integer f(input integer n); f = n < 2 ? n : f(n - 1) + f(n - 2); endfunction localparam N = f(60);"
+        + " endmodule",
         HEAD + "m u(a, b, c, y); endmodule",
         HEAD + "reg q; always @* repeat (2000000000) q = ~q; assign y = q; endmodule",
     ],

@@ -1,0 +1,203 @@
+r"""The math verifier: a table of answers, the mended faults of math-verify 0.9, and hostile expressions."""
+
+import time
+
+import pytest
+
+from reward.config import ChildConfig, RewardConfig
+from reward.math.extract import extract_answer
+from reward.math.number import read_number
+from reward.math.verifier import MathVerifier, compare_quickly
+from reward.messages import Status, VerifyRequest
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    built = MathVerifier(RewardConfig(deadline_s=20.0))
+    yield built
+    built.close()
+
+
+def judge(verifier: MathVerifier, response: str, answer: str):
+    request = VerifyRequest(id="7", verifier="math", response=response, reference={"answer": answer})
+    (verdict,) = verifier.verify([request])
+    assert verdict.id == "7"
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"\boxed{1} and then \boxed{2}", "2"),
+        (r"<think>\boxed{1}</think> so \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\fbox{5}", "5"),
+        (r"\boxed 7", "7"),
+        (r"\boxed{\text{a } \{1,2\}}", r"\text{a } \{1,2\}"),
+        ("so 3 + 4 = 7\n#### 7", " 7"),
+        ("The answer is 42.", "42"),
+        ("the final answer is: $\\frac{3}{4}$. Done", r"\frac{3}{4}"),
+        ("**Answer:** 12 apples", "12 apples"),
+        ("Answer: 3.5", "3.5"),
+        ("we get $x$ and so $y=3$", "y=3"),
+        ("20*3=60;2*3=6;60+6=66;66+9=75", "75"),
+        ("from 10 to -3", "-3"),
+        ("12-5", "5"),
+        ("it costs 1,234.50 dollars", "1,234.50"),
+    ],
+)
+def test_extract(response, answer):
+    """The last box, else the weaker signs in their order."""
+    assert extract_answer(response).strip() == answer.strip()
+
+
+@pytest.mark.parametrize("response", ["", "no number here", "<think> maybe 5", r"<think>5</think>", r"\boxed{}"])
+def test_no_answer_is_malformed(verifier, response):
+    """A response that gives no answer is not a wrong answer of ours."""
+    verdict = judge(verifier, response, "5")
+    assert (verdict.status, verdict.reward) == (Status.MALFORMED, 0.0)
+
+
+EQUAL = [
+    # faults of math-verify 0.9
+    (r"\boxed{1\,000}", "1000"),
+    (r"\boxed{7.}", "7"),
+    (r"\boxed{１２}", "12"),
+    (r"\fbox{12}", "12"),
+    (r"\boxed{3} or \boxed{4}", "4"),
+    (r"\boxed{(1+i)^2}", "2i"),
+    (r"\boxed{i^2}", "-1"),
+    (r"\boxed{50\%}", "0.5"),
+    (r"\boxed{1.5e3}", "1500"),
+    # numbers
+    (r"\boxed{1,234,567}", "1234567"),
+    (r"\boxed{-\frac12}", "-0.5"),
+    (r"\boxed{2\frac{1}{2}}", r"\frac{5}{2}"),
+    (r"\boxed{1.5 \times 10^{3}}", "1500"),
+    (r"\boxed{0.3333333}", r"\frac{1}{3}"),
+    (r"\boxed{\$18}", "18"),
+    (r"\boxed{18 dollars}", "18"),
+    (r"\boxed{5\text{ cm}^2}", "5"),
+    (r"\boxed{90^\circ}", "90"),
+    (r"\boxed{50\%}", "50"),
+    # expressions
+    (r"\boxed{x^2+2x+1}", "(x+1)^2"),
+    (r"\boxed{\sqrt{8}}", r"2\sqrt{2}"),
+    (r"\boxed{\dfrac{\pi}{2}}", r"\frac{\pi}{2}"),
+    (r"\boxed{x = 5}", "5"),
+    (r"\boxed{\left( 3, \frac{\pi}{2} \right)}", r"(3,\pi/2)"),
+    (r"\boxed{\{2, 1\}}", r"\{1,2\}"),
+    (r"\boxed{\text{(C)}}", "C"),
+    (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}"),
+]
+
+DIFFERENT = [
+    # faults of math-verify 0.9
+    (r"\boxed{1/2^{98}}", "1/2^{99}"),
+    (r"\boxed{10^{-20}}", "10^{-21}"),
+    (r"\boxed{0.0000001}", "0.0000002"),
+    (r"\boxed{3} or \boxed{4}", "3"),
+    (r"\boxed{(1+i)^2}", "2"),
+    # numbers
+    (r"\boxed{0.33}", r"\frac{1}{3}"),
+    (r"\boxed{10^{20}+1}", "10^{20}"),
+    (r"\boxed{100000000000000000001}", "100000000000000000000"),
+    (r"\boxed{-5}", "5"),
+    (r"\boxed{50\%}", "5"),
+    (r"\boxed{12}", "1,2"),
+    # expressions
+    (r"\boxed{(1,2)}", "(2,1)"),
+    (r"\boxed{[0,1)}", "[0,1]"),
+    (r"\boxed{x^2+1}", "(x+1)^2"),
+    (r"\boxed{B}", "C"),
+    (r"\boxed{\text{Monday}}", r"\text{Tuesday}"),
+    (r"\boxed{1 or 2 or 3}", "2"),
+    (r"\boxed{x}", "5"),
+    (r"\boxed{?}", "5"),
+]
+
+
+@pytest.mark.parametrize(("response", "answer"), EQUAL)
+def test_equal(verifier, response, answer):
+    """Equal in value, however it is written."""
+    verdict = judge(verifier, response, answer)
+    assert (verdict.status, verdict.reward) == (Status.SCORED, 1.0)
+
+
+@pytest.mark.parametrize(("response", "answer"), DIFFERENT)
+def test_different(verifier, response, answer):
+    """Not equal, however near: a wrong answer is scored, with 0."""
+    verdict = judge(verifier, response, answer)
+    assert (verdict.status, verdict.reward) == (Status.SCORED, 0.0)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "9^{9^{9^{9}}}",
+        "2^{2^{1000}}",
+        "10^{100000}",
+        "99999999!",
+        "((9!)!)!",
+        r"\binom{99999999}{5}",
+        r"\sum_{k=1}^{10^9} k",
+        "(" * 200 + "1" + ")" * 200,
+        "x+" * 2000 + "1",
+        "7" * 300 + "+x",
+    ],
+)
+def test_hostile_expressions_are_not_worked_on(verifier, expression):
+    """What would hold a core for hours is told from its text."""
+    started = time.monotonic()
+    verdict = judge(verifier, rf"\boxed{{{expression}}}", "x")
+    assert verdict.status == Status.RESOURCE
+    assert time.monotonic() - started < 1.0
+
+
+def test_the_deadline_kills():
+    """An expression that gets past the bounds and hangs is a timeout, not wrong, and the next one is judged."""
+    verifier = MathVerifier(RewardConfig(deadline_s=1.0))
+    judge(verifier, r"\boxed{x+1}", "1+x")
+    (before,) = verifier.pids()
+    started = time.monotonic()
+    verdict = judge(verifier, r"\boxed{" + "+".join(f"(x+y+z+{n})^{{900}}" for n in range(9)) + "}", "x+1")
+    assert (verdict.status, verdict.reward) == (Status.TIMEOUT, 0.0)
+    assert time.monotonic() - started < 3.0
+    assert before not in verifier.pids()
+    assert judge(verifier, r"\boxed{y+1}", "1+y").reward == 1.0
+    verifier.close()
+    assert verifier.pids() == []
+
+
+def test_processes_are_replaced_after_their_share():
+    """What a library leaks is bounded by the life of a process."""
+    verifier = MathVerifier(RewardConfig(child=ChildConfig(verdicts=1)))
+    judge(verifier, r"\boxed{x+1}", "1+x")
+    assert verifier.pids() == []
+    judge(verifier, r"\boxed{x+2}", "2+x")
+    verifier.close()
+
+
+def test_equal_pairs_ask_once(verifier, monkeypatch):
+    """A pair judged before is not sent again."""
+    judge(verifier, r"\boxed{a+b+c}", "c+b+a")
+    monkeypatch.setattr(verifier._children, "ask", None)
+    assert judge(verifier, r"\boxed{a+b+c}", "c+b+a").reward == 1.0
+
+
+@pytest.mark.parametrize("reference", [{}, {"answer": 5}, {"answer": " "}])
+def test_a_useless_reference_is_an_error_of_ours(verifier, reference):
+    """It never makes a response wrong."""
+    (verdict,) = verifier.verify([VerifyRequest(id="1", verifier="math", response="5", reference=reference)])
+    assert verdict.status == Status.ERROR
+
+
+def test_the_fast_path_knows_what_it_does_not_know():
+    """Two plain numbers are decided without a process; anything else is not guessed at."""
+    assert compare_quickly("0.50", "1/2") is True
+    assert compare_quickly("3", "4") is False
+    assert compare_quickly("x", "4") is None
+    assert compare_quickly("x", "x ") is True
+    assert read_number("2/0") is None
+    assert read_number("1e999999999") is None
+    assert read_number(".") is None
