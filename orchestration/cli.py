@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a policy: temper train experiment=quickstart",
     "eval": "score a checkpoint on held-out tasks and print JSON",
     "warmstart": "build the tiny policy and give it its supervised start",
+    "doctor": "say what is installed and what is missing for a configuration",
     "report": "draw curves.png and report.html of a run folder again",
 }
 

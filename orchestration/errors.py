@@ -2,6 +2,8 @@
 
 OrchestrationError
 ├── ConfigError       the configuration asks for something impossible
+├── TaskError         a task source cannot give what was asked of it (orchestration/tasks/errors.py)
+├── ModelError        the model of the configuration cannot be had (orchestration/models/errors.py)
 ├── StallError        somebody was waited for longer than the deadline allows
 ├── WorkerFailure     an actor died or failed
 ├── SchedulerError    an event contradicts what the scheduler knows, or retries are used up

@@ -27,6 +27,7 @@ def environment() -> dict[str, str]:
 def prepare() -> None:
     """Settle the environment of this process; idempotent and quick (imports nothing heavy)."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if _is_cpu_build("torch"):

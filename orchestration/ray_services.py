@@ -6,9 +6,11 @@
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
+import random
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from rollout.worker import RolloutWorker
 log = logging.getLogger(__name__)
 
 VERIFIER_START_S = 120.0
+RENDEZVOUS_PORTS = (20000, 32768)
 POLICY_FOLDER = "policy"  # inside a checkpoint
 
 
@@ -241,6 +244,10 @@ class RayServices:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
+    """A port for the ranks to meet at. It is bound only seconds later, so it must lie where nobody takes ports by chance:
+    above Ray's workers (10002-19999) and below what the kernel hands out by itself (32768 and up)."""
+    while True:
+        port = random.randrange(*RENDEZVOUS_PORTS)
+        with socket.socket() as attempt, contextlib.suppress(OSError):
+            attempt.bind(("", port))
+            return port

@@ -10,6 +10,7 @@ as anonymous memory, and what the tool writes dies with its /tmp.
 
 import contextlib
 import functools
+import logging
 import os
 import selectors
 import shutil
@@ -25,6 +26,8 @@ from pathlib import Path
 
 from reward.config import Isolation
 from reward.errors import SandboxError, ToolError
+
+log = logging.getLogger(__name__)
 
 NOBODY = "65534"
 WORK = "/tmp"  # inside the sandbox, an empty tmpfs of its own
@@ -79,6 +82,7 @@ class Sandbox:
         self._prefix: tuple[str, ...] = ()
         if isolation == "bubblewrap":
             self._prefix = self._working_prefix()
+        log.log(logging.INFO if isolation == "bubblewrap" else logging.WARNING, "sandbox: %s", self.describe())
 
     def pids(self) -> list[int]:
         """The outermost process of every call in flight; killing one kills all it started."""

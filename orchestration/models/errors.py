@@ -3,6 +3,8 @@
 ModelError    the model of the configuration cannot be had; the message is one sentence for a person
 """
 
+from orchestration.errors import OrchestrationError
 
-class ModelError(Exception):
+
+class ModelError(OrchestrationError):
     """The model of the configuration cannot be had."""

@@ -1,10 +1,10 @@
 """Task sources of computed sums: a*b+c with written steps for the tiny policy, one-digit sums for a pretrained one.
 
-    Arithmetic    23*4+37=      ->   80+12=92;92+37=129
+    Arithmetic    23*4+17=      ->   80+12=92;92+17=109
     OneDigit      What is 7 + 5? ...   ->   12
 
-As in spec_to_verilog, the demonstrations of `Arithmetic` carry a systematic bug that the reward has to undo: most of them
-stop before the last step, at the product. Beside that bug, the policy's own slips remain to be unlearnt.
+As in spec_to_verilog, the demonstrations of `Arithmetic` carry a systematic bug that the reward has to undo: most
+of them stop before the last step, at the product. Beside that bug, the policy's own slips remain to be unlearnt.
 """
 
 import random
@@ -19,16 +19,16 @@ from orchestration.tasks.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """a*b+c with 11 <= a <= 49, 2 <= b <= 5, 1 <= c <= 49: 7 644 prompts. Implements TaskSource and Demonstrator.
+    """a*b+c with 11 <= a <= 29, 2 <= b <= 4, 1 <= c <= 29: 1 653 prompts. Implements TaskSource and Demonstrator.
 
     heldout_fraction  of all prompts, by hash
     bias              demonstrations: probability that the last step is left out
-    max_tokens        of a response; a right answer has at most 22 with the tiny policy's tokenizer
+    max_tokens        of a response; a right answer has at most 21 with the tiny policy's tokenizer
     """
 
-    heldout_fraction: float = 0.1
-    bias: float = 0.7
-    max_tokens: int = 26
+    heldout_fraction: float = 0.125
+    bias: float = 0.6
+    max_tokens: int = 24
     chat: bool = False
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Arithmetic:
         )
 
     def _numbers(self, rng: random.Random) -> tuple[int, int, int]:
-        return rng.randint(11, 49), rng.randint(2, 5), rng.randint(1, 49)
+        return rng.randint(11, 29), rng.randint(2, 4), rng.randint(1, 29)
 
     def _prompt(self, a: int, b: int, c: int) -> str:
         return f"{a}*{b}+{c}=\n"

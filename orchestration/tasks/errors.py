@@ -4,8 +4,10 @@ TaskError            a source cannot give the task that was asked of it; the mes
 └── TaskDataError    a file or data set is absent, or one of its entries is malformed; names the file and the line
 """
 
+from orchestration.errors import OrchestrationError
 
-class TaskError(Exception):
+
+class TaskError(OrchestrationError):
     """A task source cannot give the task that was asked of it."""
 
 

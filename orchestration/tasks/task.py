@@ -24,6 +24,9 @@ class TaskSource(Protocol):
     max_tokens: int  # of a response
     chat: bool
 
+    def check(self) -> None:
+        """Raise TaskError, before a run starts, for data that is absent or malformed."""
+
     def train_task(self, index: int, seed: int) -> Task:
         """The index-th training task. A pure function of (index, seed): resuming needs no state."""
 

@@ -38,4 +38,4 @@ def agreement(sampled: Sequence[str], expected: Sequence[str]) -> float:
 def row_agrees(sampled: str, expected: str) -> bool:
     if sampled == expected:
         return True
-    return all(want in (UNKNOWN, got) for got, want in zip(sampled, expected, strict=True))
+    return UNKNOWN in expected and all(want in (UNKNOWN, got) for got, want in zip(sampled, expected, strict=True))

@@ -27,7 +27,7 @@ def test_demonstrations_without_the_bug_are_right_at_every_step():
 
 
 def test_demonstrations_with_the_bug_mostly_stop_at_the_product():
-    """At bias 0.7, 30% of 1000 demonstrations end in the value of the prompt (four deviations are 6%), the rest in a*b."""
+    """At bias 0.7, 30% of 1000 end in the value of the prompt (four deviations: 6%), others in a*b."""
     source, rng = Arithmetic(bias=0.7), random.Random(0)
     ends = {"value": 0, "product": 0}
     for prompt, steps in (source.demonstration(rng) for _ in range(1000)):

@@ -1,0 +1,35 @@
+"""Samples against samples, by hand."""
+
+import pytest
+
+from reward.verilog.simulate import read_rows
+from reward.verilog.traces import Trace, agreement
+
+
+@pytest.mark.parametrize(
+    ("sampled", "expected", "fraction"),
+    [
+        (["01", "10"], ["01", "10"], 1.0),
+        (["01", "11"], ["01", "10"], 0.5),
+        (["01", "z1"], ["xx", "x1"], 1.0),
+        (["0x", "x0"], ["01", "00"], 0.0),
+        (["11"], ["x0"], 0.0),
+        (["z"], ["z"], 1.0),
+        (["x"], ["z"], 0.0),
+    ],
+)
+def test_agreement(sampled, expected, fraction):
+    """An unknown bit of the reference agrees with everything, an unknown bit of the design only with that."""
+    assert agreement(sampled, expected) == fraction
+
+
+def test_rows_of_two_designs():
+    """Rows are cut per design; a second reading of a sample makes the bits that moved unknown, for the mover alone."""
+    printed = "N:0110\nN+0111\nN:1111\nnoise\nN:1\nM:0000\n"
+    assert read_rows(printed, "N", bits=2, count=2) == [["01", "11"], ["1x", "11"]]
+
+
+def test_says_nothing():
+    """Without a single 0 or 1 a reference judges nothing."""
+    assert Trace(rows=("xz", "zz")).says_nothing
+    assert not Trace(rows=("xz", "z1")).says_nothing
