@@ -1,1 +1,1 @@
-"""The async scheduler and run loop that connect rollout, reward and learner; tasks, evaluation, monitoring, commands."""
+"""The async scheduler and run loop between rollout, reward and learner; tasks, evaluation, monitoring, commands."""

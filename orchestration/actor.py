@@ -2,8 +2,8 @@
 
     driver --Service.call("train", batch)--> Ray --> ActorHost --> LearnerWorker.train(batch), in the actor's process
 
-The services stay plain classes. A coroutine method runs on the actor's event loop, many at a time; a plain method runs on one
-thread of its own, one at a time, the same thread that built the service (CUDA contexts and DeepSpeed want that).
+The services stay plain classes. A coroutine method runs on the actor's event loop, many at a time; a plain method runs
+on one thread of its own, one at a time, the same thread that built the service (CUDA contexts and DeepSpeed want that).
 """
 
 import asyncio
@@ -101,7 +101,11 @@ class Service:
         """Start the actor and build its service. Raises WorkerFailure, with the log's last lines, when that fails."""
         service = cls(name, log_file)
         host = ray.remote(ActorHost).options(
-            name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, runtime_env={"env_vars": {**process.environment(), **env}}
+            name=name,
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_restarts=0,
+            runtime_env={"env_vars": {**process.environment(), **env}},
         )
         service._actor = host.remote(str(log_file.resolve()))
         build = service._actor.build.remote(factory, arguments)

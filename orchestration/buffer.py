@@ -1,6 +1,7 @@
 """What the loop keeps of each group between its admission and its training: task, rollouts, verdicts.
 
-The scheduler sees ids only; the payloads wait here. `train_batch` turns the oldest scored groups into the learner's input.
+The scheduler sees ids only; the payloads wait here. `train_batch` turns the oldest scored groups into the learner's
+input.
 """
 
 from collections.abc import Sequence

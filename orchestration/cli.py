@@ -1,7 +1,7 @@
 """The console command `temper`: picks the subcommand, turns a known error into one sentence and a non-zero exit code.
 
-    temper train experiment=quickstart
-    temper doctor
+temper train experiment=quickstart
+temper doctor
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     conf/*.yaml + command line --compose--> plain tree --build--> RunPlan, checked, every default filled in
 
-A YAML file states only what differs from a dataclass; every field of every dataclass can be overridden by its path. Building
-and checking are one walk, so that an unknown key, a wrong type or an impossible value is named by its path before anything
-starts (Hydra's own `instantiate` reports the constructor's TypeError instead).
+A YAML file states only what differs from a dataclass; every field of every dataclass can be overridden by its path.
+Building and checking are one walk, so that an unknown key, a wrong type or an impossible value is named by its path
+before anything starts (Hydra's own `instantiate` reports the constructor's TypeError instead).
 """
 
 import dataclasses
@@ -152,7 +152,7 @@ def compose(overrides: Sequence[str], conf: Path = CONF) -> dict[str, Any]:
 
 
 def _settable(override: str, groups: set[str]) -> str:
-    """Let an override name any field of a dataclass, also one the YAML files do not mention; `build` checks it exists."""
+    """Let an override name any field of a dataclass, also one that no YAML file mentions; `build` checks it exists."""
     key = override.partition("=")[0]
     if key.startswith(("+", "~")) or key in groups or "@" in key or "=" not in override:
         return override
@@ -190,9 +190,7 @@ def build(cls: type, values: Any, path: str) -> Any:
     missing = [
         _join(path, name)
         for name, item in fields.items()
-        if name not in arguments
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
+        if name not in arguments and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{missing[0]} is not set; give it a value: {missing[0]}=...")
@@ -235,14 +233,15 @@ def check(plan: RunPlan) -> None:
         raise ConfigError("run.steps and run.groups_per_step are at least 1")
     if plan.run.group_size < 2:
         raise ConfigError(
-            f"run.group_size={plan.run.group_size}: a group-relative advantage compares at least 2 responses to a prompt"
+            f"run.group_size={plan.run.group_size}: a group-relative advantage compares at least 2 responses"
+            " to a prompt"
         )
     if not 0 <= plan.run.max_staleness:
         raise ConfigError(f"run.max_staleness is 0 or more, got {plan.run.max_staleness}")
     if plan.run.publish_every > plan.run.max_staleness + 1:
         raise ConfigError(
-            f"run.publish_every={plan.run.publish_every} with run.max_staleness={plan.run.max_staleness} would never free a"
-            " slot: publish_every is at most max_staleness + 1"
+            f"run.publish_every={plan.run.publish_every} with run.max_staleness={plan.run.max_staleness} would never"
+            " free a slot: publish_every is at most max_staleness + 1"
         )
     if plan.task.max_tokens >= plan.rollout.max_model_len:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Held-out evaluation: pass@1 and pass@k at T = 1, and greedy, at one pinned version of the weights.
 
-pass@k of a task with n responses, c of them right, is 1 - C(n - c, k) / C(n, k), the unbiased estimate of Chen et al. 2021
-(arXiv:2107.03374, grade K); the reported number is the mean over tasks.
+pass@k of a task with n responses, c of them right, is 1 - C(n - c, k) / C(n, k), the unbiased estimate of Chen et al.
+2021 (arXiv:2107.03374, grade K); the reported number is the mean over tasks.
 """
 
 import asyncio
@@ -58,8 +58,8 @@ async def evaluate(
 ) -> EvaluationResult:
     """Draw and judge the responses to `tasks`, spread over `workers`. `label` keeps request ids apart from others'.
 
-    Raises WorkerFailure when a worker failed, OrchestrationError when a verdict could not be reached: an evaluation never
-    counts our fault as a wrong answer.
+    Raises WorkerFailure when a worker failed, OrchestrationError when a verdict could not be reached: an evaluation
+    never counts our fault as a wrong answer.
     """
 
     async def run(number: int, task: Task, kind: str, n: int, temperature: float) -> list[Judged]:
@@ -90,7 +90,9 @@ async def evaluate(
     by_task = [future.result() for future in sampled]
     greedy_judged = [judged for future in greedy for judged in future.result()]
     return EvaluationResult(
-        metrics=_metrics([[_passed(judged) for judged in task] for task in by_task], [_passed(j) for j in greedy_judged]),
+        metrics=_metrics(
+            [[_passed(judged) for judged in task] for task in by_task], [_passed(j) for j in greedy_judged]
+        ),
         sampled=tuple(judged for task in by_task for judged in task),
         greedy=tuple(greedy_judged),
     )

@@ -1,6 +1,6 @@
 """From a checked plan to a finished run: model, Ray, services, loop, report.
 
-    plan --resolve model--> folder --start--> rollout | verifier | learner actors --RunLoop--> checkpoint, curves, report
+    plan --resolve model--> folder --start--> rollout | verifier | learner actors --RunLoop--> checkpoint, report
 
 Everything that can be refused is refused before the first heavy thing starts (`preflight`).
 """
@@ -36,16 +36,18 @@ log = logging.getLogger(__name__)
 
 
 def train(plan: RunPlan, folder: RunFolder | None) -> RunReport:
-    """Run `plan`, in a new folder or on from the newest checkpoint of `folder`. Ctrl-C writes a checkpoint and returns."""
+    """Run `plan`, in a new folder or on from the newest checkpoint of `folder`; Ctrl-C ends it with a checkpoint."""
     preflight(plan)
     model = resolve_model(plan)
+    resumed = folder is not None
     folder = folder or RunFolder.create(plan)
     folder.write_config(plan)
     _log_to(folder.logs / "driver.log")
     with Journal.open(folder.journal) as journal:  # from here on no other process drives this folder
         checkpoints = CheckpointStore(folder.checkpoints, keep_last=plan.run.keep_checkpoints)
         saved = checkpoints.latest()
-        with _monitor(plan, folder, saved) as monitor:
+        version = saved.version if saved else 0
+        with _monitor(plan, folder, resumed_at=version if resumed else None) as monitor:
             return asyncio.run(_train(plan, folder, model, monitor, journal, checkpoints, saved))
 
 
@@ -148,7 +150,7 @@ def _log_to(file: Path) -> None:
 
 
 @contextmanager
-def _monitor(plan: RunPlan, folder: RunFolder, saved: SavedCheckpoint | None) -> Iterator[Monitor]:
+def _monitor(plan: RunPlan, folder: RunFolder, resumed_at: int | None) -> Iterator[Monitor]:
     """The run's monitor; what stops the run is the last thing it notes, and the report is drawn in any case."""
     monitor = Monitor(
         plan.monitor,
@@ -156,7 +158,7 @@ def _monitor(plan: RunPlan, folder: RunFolder, saved: SavedCheckpoint | None) ->
         title=f"{plan.name} s{plan.seed}",
         total_steps=plan.run.steps,
         run_config=plan.tree,
-        resumed_at=saved.version if saved else None,
+        resumed_at=resumed_at,
     )
     try:
         yield monitor

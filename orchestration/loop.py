@@ -89,9 +89,7 @@ class RunLoop:
                 self.start(self.scheduler.handle(event))
         finally:
             await self._cancel_all()
-        return RunReport(
-            version=self.scheduler.version, completed=self.scheduler.version == self.plan.run.steps
-        )
+        return RunReport(version=self.scheduler.version, completed=self.scheduler.version == self.plan.run.steps)
 
     def stop(self) -> None:
         """Ask the run to end early: it finishes the step in training, writes a checkpoint and returns."""
@@ -179,7 +177,9 @@ class RunLoop:
         version = self.published[0].version
         if version != action.version:
             raise SchedulerError(f"the learner published version {version}, asked for was {action.version}")
-        await asyncio.gather(*(self._send_weights(self.workers[name]) for name in action.workers if name in self.workers))
+        await asyncio.gather(
+            *(self._send_weights(self.workers[name]) for name in action.workers if name in self.workers)
+        )
         self._post(events.WeightsPublished(version=version))
 
     async def sync_worker(self, action: actions.SyncWorker) -> None:

@@ -1,8 +1,8 @@
 """What every process of a run does before it imports anything heavy.
 
-Commands and tests call `prepare`. All other processes get it from Python itself: `environment()` puts the folder `startup/` on
-PYTHONPATH, and the `sitecustomize` in there calls `prepare` when an interpreter starts - Ray's actors, but also the processes
-that vLLM starts on its own, which no hook of Ray's reaches.
+Commands and tests call `prepare`. All other processes get it from Python itself: `environment()` puts the folder
+`startup/` on PYTHONPATH, and the `sitecustomize` in there calls `prepare` when an interpreter starts: Ray's actors, but
+also the processes that vLLM starts on its own, which no hook of Ray's reaches. It hides another `sitecustomize`, if any.
 """
 
 import faulthandler
@@ -38,7 +38,8 @@ def prepare() -> None:
 
 
 def guard_media_packages() -> None:
-    """Let transformers and vLLM be imported when pip brought CUDA builds of torchvision and torchaudio beside CPU torch.
+    """Let transformers and vLLM be imported when pip brought CUDA builds of torchvision and torchaudio beside CPU
+    torch.
 
     vLLM's CPU wheel depends on them, the package index only has CUDA builds, and each breaks the import of every
     transformers model. torchvision works once two operators that no text model calls are declared; torchaudio and
@@ -55,7 +56,7 @@ def guard_media_packages() -> None:
 
 
 class _TorchvisionGuard(importlib.abc.MetaPathFinder):
-    """Declares the missing operators just before torchvision is imported, so that nobody pays for torch who needs none."""
+    """Declares the missing operators just before torchvision is imported: nobody pays for torch who needs none."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
         if name != "torchvision" or _kept:

@@ -1,8 +1,8 @@
 """The three services as Ray actors: started side by side, called by name, replaced when they die.
 
-    driver --+-- rollout-0, rollout-1, ...   RolloutWorker   one vLLM engine each
-             +-- verifier-0                  VerifierPool    sandboxed processes
-             +-- learner-0, learner-1, ...   LearnerWorker   one DeepSpeed rank each
+driver --+-- rollout-0, rollout-1, ...   RolloutWorker   one vLLM engine each
+         +-- verifier-0                  VerifierPool    sandboxed processes
+         +-- learner-0, learner-1, ...   LearnerWorker   one DeepSpeed rank each
 """
 
 import asyncio
@@ -99,7 +99,7 @@ class RayRollout:
 
 
 class RayVerifier:
-    """See `orchestration.services.VerifierService`: a dead pool is started again and the requests are sent once more."""
+    """See `orchestration.services.VerifierService`: a dead pool is started again and gets the requests once more."""
 
     def __init__(self, services: "RayServices") -> None:
         self._services = services
@@ -194,7 +194,9 @@ class RayServices:
     @property
     def cpus(self) -> float:
         """CPUs the actors of this plan reserve together."""
-        return self.plan.rollout.workers * self.plan.rollout.threads + self.plan.learner.ranks * self.plan.learner.threads
+        return (
+            self.plan.rollout.workers * self.plan.rollout.threads + self.plan.learner.ranks * self.plan.learner.threads
+        )
 
     async def start_rollout_worker(self) -> RayRollout:
         config = self.plan.rollout
@@ -244,8 +246,8 @@ class RayServices:
 
 
 def _free_port() -> int:
-    """A port for the ranks to meet at. It is bound only seconds later, so it must lie where nobody takes ports by chance:
-    above Ray's workers (10002-19999) and below what the kernel hands out by itself (32768 and up)."""
+    """A port for the ranks to meet at. It is bound only seconds later, so it must lie where nobody takes ports by
+    chance: above Ray's workers (10002-19999) and below what the kernel hands out by itself (32768 and up)."""
     while True:
         port = random.randrange(*RENDEZVOUS_PORTS)
         with socket.socket() as attempt, contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 """The folder of one run: where everything it writes has its place.
 
-    runs/<name>/<time>-s<seed>/     config.yaml  metrics.jsonl  curves.png  report.html  journal.sqlite
-                                    checkpoints/  logs/  wandb/
-    runs/latest                     -> the run started last
+runs/<name>/<time>-s<seed>/     config.yaml  metrics.jsonl  curves.png  report.html  journal.sqlite
+                                checkpoints/  logs/  wandb/
+runs/latest                     -> the run started last
 """
 
 import time
@@ -41,18 +41,22 @@ class RunFolder:
 
     @classmethod
     def create(cls, plan: RunPlan) -> "RunFolder":
-        """Make the folder of a new run and write the resolved config. Raises ConfigError where it already holds a run."""
+        """Make a new run's folder and write the resolved config. Raises ConfigError where it already holds a run."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         root = Path(plan.run.dir) if plan.run.dir else RUNS / plan.name / f"{stamp}-s{plan.seed}"
         folder = cls(root.absolute())
         if folder.config.exists():
-            raise ConfigError(f"run.dir={root} already holds a run: continue it with resume={root}, or name another folder")
+            raise ConfigError(
+                f"run.dir={root} already holds a run: continue it with resume={root}, or name another folder"
+            )
         try:
             folder.logs.mkdir(parents=True, exist_ok=True)
             folder.checkpoints.mkdir(exist_ok=True)
             folder.write_config(plan)
         except OSError as error:
-            raise ConfigError(f"the run folder {root} cannot be written ({error}): set run.dir to one that can") from error
+            raise ConfigError(
+                f"the run folder {root} cannot be written ({error}): set run.dir to one that can"
+            ) from error
         folder._point_latest()
         return folder
 

@@ -1,4 +1,4 @@
-"""What the run loop wants from the outside: three small Protocols. Ray implements them (`ray_services.py`), tests fake them."""
+"""What the run loop wants from the outside, as small Protocols; `ray_services.py` implements them."""
 
 from collections.abc import Sequence
 from pathlib import Path

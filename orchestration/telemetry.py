@@ -1,9 +1,11 @@
 """From what the loop sees to what the monitor shows: clocks, rates, and the samples of the report.
 
-`time/elapsed_s` counts from the first training rollout; `time/evaluation_s` is the part of it during which an evaluation ran.
+`time/elapsed_s` counts from the first training rollout; `time/evaluation_s` is the part of it during which an
+evaluation ran.
 """
 
 import time
+from collections import deque
 from typing import Any
 
 from learner.messages import StepReport
@@ -12,6 +14,7 @@ from orchestration.evaluation import EvaluationResult, Judged
 from orchestration.monitor import Monitor, Sample
 from rollout.messages import EngineMetrics
 
+RATE_STEPS = 5  # generation runs ahead of training in bursts: its rate is taken over this many steps
 SHOWN_SAMPLES = 8  # greedy held-out responses of an evaluation that the report may show
 
 
@@ -28,6 +31,7 @@ class Telemetry:
         self._evaluation_began: float | None = None
         self._evaluation_s = 0.0
         self._engines: dict[str, EngineMetrics] = {}
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)  # (seconds, tokens generated) of a step
 
     def problem(self, text: str) -> None:
         self._monitor.event(text, problem=True)
@@ -56,6 +60,8 @@ class Telemetry:
             generated += metrics.generated_tokens - (before.generated_tokens if before else 0)
             busy_s += metrics.busy_s - (before.busy_s if before else 0.0)
         self._engines = engines
+        self._recent.append((step_s, generated))
+        recent_s, recent_tokens = (sum(column) for column in zip(*self._recent, strict=True))
         learner_s = report.metrics["learner/step_s"]
         self._monitor.record(
             {
@@ -65,7 +71,7 @@ class Telemetry:
                 "time/step_s": step_s,
                 **batch,
                 **report.metrics,
-                "rollout/tokens_per_s": generated / step_s,
+                "rollout/tokens_per_s": recent_tokens / recent_s,
                 "rollout/utilisation": busy_s / step_s / max(len(engines), 1),
                 "learner/tokens_per_s": report.metrics["learner/tokens"] / learner_s,
                 "learner/utilisation": learner_s / step_s,

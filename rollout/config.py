@@ -9,7 +9,9 @@ class RolloutConfig:
     """How rollouts are generated. Raises ValueError for combinations that cannot work."""
 
     workers: int = 1  # Ray actors, one engine each
-    engine: Literal["in_process", "async_llm"] = "in_process"  # in_process starts faster; async_llm overlaps I/O on a GPU
+    engine: Literal["in_process", "async_llm"] = (
+        "in_process"  # in_process starts faster; async_llm overlaps I/O on a GPU
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     tensor_parallel: int = 1  # GPUs per engine
     max_model_len: int = 2048  # tokens, prompt and response together

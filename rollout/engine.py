@@ -1,4 +1,4 @@
-"""The seam between the rollout worker and what generates: four methods, implemented by two vLLM engines and a test fake."""
+"""The seam between the rollout worker and what generates: four methods, implemented by two vLLM engines."""
 
 from typing import Protocol
 

@@ -1,7 +1,7 @@
 """What crosses the border of the rollout service: group requests and weight updates go in, rollouts come out.
 
-The `Rollout` is the contract of the whole system: for every generated token it says how the token was drawn. It is built in
-one place (`rollout/vllm_adapter/record.py`) and its arrays are checked to be aligned when it is built.
+The `Rollout` is the contract of the whole system: for every generated token it says how the token was drawn. It is
+built in one place (`rollout/vllm_adapter/record.py`) and its arrays are checked to be aligned when it is built.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,9 @@ class GroupRequest:
         if not self.prompt_ids:
             raise ValueError(f"group {self.group_id}: the prompt has no tokens")
         if self.n < 1 or self.max_tokens < 1:
-            raise ValueError(f"group {self.group_id}: n and max_tokens are at least 1, got {self.n} and {self.max_tokens}")
+            raise ValueError(
+                f"group {self.group_id}: n and max_tokens are at least 1, got {self.n} and {self.max_tokens}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,8 @@ class Rollout:
     """One response and how each of its tokens was drawn. All arrays have one entry per response token.
 
     response_ids      int32   the tokens, end-of-sequence token included when the policy drew it
-    sampler_logprobs  float32 nats, under the distribution really sampled from (after temperature, truncation, verification)
+    sampler_logprobs  float32 nats, under the distribution really sampled from (after temperature, truncation,
+    verification)
     temperatures      float32 what the logits were divided by; 0 means greedy (then the logprob is 0: a point mass)
     entropies         float32 nats, of the distribution at T = 1
     spans             cover [0, len) without gap or overlap, versions never fall

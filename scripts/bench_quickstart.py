@@ -1,11 +1,12 @@
-"""How fast the quickstart learns, how much memory it takes, and what asynchrony buys; prints Markdown for docs/benchmarks.md.
+"""How fast the quickstart learns, how much memory it takes, and what asynchrony buys; prints Markdown for
+docs/benchmarks.md.
 
     python scripts/bench_quickstart.py --seeds 0 1 2
 
-Each seed is a whole `temper train experiment=quickstart`, evaluated every 5 steps so that the seconds to a level are known to
-about a second. Times are wall-clock from the first training rollout, evaluations taken out: they are there for the reader of
-the curve, and the baseline's figures do not contain them either. Staleness 0 and 1 are compared in one session, without
-evaluation, taking turns.
+Each seed is a whole `temper train experiment=quickstart`, evaluated every 5 steps so that the seconds to a level are
+known to about a second. Times are wall-clock from the first training rollout, evaluations taken out: they are there for
+the reader of the curve, and the baseline's figures do not contain them either. Staleness 0 and 1 are compared in one
+session, without evaluation, taking turns.
 """
 
 import argparse
@@ -113,7 +114,9 @@ def staleness(folder: Path, rounds: int) -> None:
             rates.append(steps_per_s(rows))
             if bound == 0:
                 worst_kl = max(row["mismatch/kl"] for row in steps)
-        print(f"| {number} | {rates[0]:.2f} | {rates[1]:.2f} | {rates[1] / rates[0]:.2f} | {worst_kl:.1e} |", flush=True)
+        print(
+            f"| {number} | {rates[0]:.2f} | {rates[1]:.2f} | {rates[1] / rates[0]:.2f} | {worst_kl:.1e} |", flush=True
+        )
 
 
 def main() -> None:

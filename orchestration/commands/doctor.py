@@ -1,7 +1,8 @@
-"""Say what is installed, what is missing for a configuration, and how to get it. Exit code 1 when something needed is missing.
+"""Say what is installed, what is missing for a configuration, and how to get it. Exit code 1 when something needed is
+missing.
 
-    temper doctor                            for the default configuration
-    temper doctor experiment=smollm2
+temper doctor                            for the default configuration
+temper doctor experiment=smollm2
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Score a checkpoint on held-out tasks and print one JSON object.
 
-    temper eval runs/latest                              the newest checkpoint of a run, on the run's own task
-    temper eval runs/latest/checkpoints/step-000060 eval.tasks=400
-    temper eval path/to/model experiment=quickstart      any Hugging Face folder, on the task of a configuration
+temper eval runs/latest                              the newest checkpoint of a run, on the run's own task
+temper eval runs/latest/checkpoints/step-000060 eval.tasks=400
+temper eval path/to/model experiment=quickstart      any Hugging Face folder, on the task of a configuration
 """
 
 import argparse

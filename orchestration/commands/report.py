@@ -1,6 +1,6 @@
 """Draw curves.png and report.html of a run folder again, from what the run wrote.
 
-    temper report runs/latest
+temper report runs/latest
 """
 
 import argparse

@@ -36,7 +36,9 @@ def _keys() -> str:
     for section in dataclasses.fields(RunPlan):
         if isinstance(section.default_factory, type) and dataclasses.is_dataclass(section.default_factory):
             values = dataclasses.asdict(section.default_factory())
-            shown = "  ".join(f"{section.name}.{key}={'null' if value is None else value}" for key, value in values.items())
+            shown = "  ".join(
+                f"{section.name}.{key}={'null' if value is None else value}" for key, value in values.items()
+            )
             lines.append(textwrap.fill(shown, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines)
 
@@ -48,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     report = train(plan, folder)
     if not report.completed:
-        sys.stderr.write(f"stopped at step {report.version} of {plan.run.steps}; continue with: temper train resume=...\n")
+        sys.stderr.write(
+            f"stopped at step {report.version} of {plan.run.steps}; continue with: temper train resume=...\n"
+        )
     return 0
 
 

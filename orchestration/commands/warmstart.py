@@ -1,7 +1,7 @@
 """Build the tiny policy and give it its supervised start; the folder it prints loads in vLLM and transformers.
 
-    temper warmstart                                 for the quickstart's task
-    temper warmstart experiment=quickstart_math
+temper warmstart                                 for the quickstart's task
+temper warmstart experiment=quickstart_math
 """
 
 import argparse

@@ -147,7 +147,7 @@ def _throughput(axes: Axes, rows: list[Row]) -> None:
     axes.margins(x=0.02)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
 
 
 def _label(axes: Axes, text: str, color: str) -> None:

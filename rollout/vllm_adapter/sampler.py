@@ -3,8 +3,8 @@
     logits -> penalties, masks (vLLM) -> H, T = policy(H) -> logits / T -> draw -> [logprob, H, T] per row
 
 Seam: `Sampler.forward` of vLLM 0.32 (V1 model runner, the only one on CPU; on a GPU with VLLM_USE_V2_MODEL_RUNNER=0).
-The record travels where vLLM ships logprobs, in three columns: requests ask for `logprobs=2` and get, instead of the two most
-likely tokens, the entropy and the temperature. Check: tests/rollout/test_draw_in_vllm.py.
+The record travels where vLLM ships logprobs, in three columns: requests ask for `logprobs=2` and get, instead of the
+two most likely tokens, the entropy and the temperature. Check: tests/rollout/test_draw_in_vllm.py.
 """
 
 from functools import lru_cache

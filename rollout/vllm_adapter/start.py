@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rollout.config import RolloutConfig
@@ -20,7 +21,7 @@ def environment(config: RolloutConfig) -> dict[str, str]:
     }
 
 
-def register_architecture(model: Path) -> None:
+def register_architecture(architectures: Sequence[str]) -> None:
     """On CPU, load the model's class here: vLLM would inspect it in a subprocess, which takes five seconds longer.
 
     (The subprocess is there to keep CUDA out of this process, so on a GPU it stays.)
@@ -30,19 +31,24 @@ def register_architecture(model: Path) -> None:
 
     if not current_platform.is_cpu():
         return
-    for architecture in json.loads((model / "config.json").read_text()).get("architectures") or ():
+    for architecture in architectures:
         known = ModelRegistry.models.get(architecture)
         if known is None:
-            raise RolloutError(
-                f"vLLM does not know the architecture {architecture} of {model}: choose a model it supports"
-            )
+            raise RolloutError(f"vLLM does not know the architecture {architecture}: choose a model it supports")
         ModelRegistry.register_model(architecture, known.load_model_cls())
 
 
 def engine_arguments(config: RolloutConfig, model: Path, seed: int) -> dict:
     """Keyword arguments of vLLM's EngineArgs."""
     os.environ.update(environment(config))
-    register_architecture(model)
+    shape = json.loads((model / "config.json").read_text())
+    positions = shape.get("max_position_embeddings", config.max_model_len)
+    if config.max_model_len > positions:
+        raise RolloutError(
+            f"rollout.max_model_len={config.max_model_len} but the model in {model} has positions for {positions} tokens:"
+            f" set rollout.max_model_len={positions} or less"
+        )
+    register_architecture(shape.get("architectures") or ())
     return {
         "model": str(model),
         "skip_tokenizer_init": True,  # tokens in, tokens out; the worker decodes finished responses itself

@@ -1,8 +1,8 @@
 """New weights into a running engine, through vLLM's native weight-transfer interface: backend "temper".
 
 The update names either a file of safetensors or, when the engine core lives in this process, the bytes themselves.
-On CPU vLLM packs linear weights (oneDNN) and frees the originals, so copying into parameters fails; the layerwise reload
-below is vLLM's own way around it and serves GPUs too.
+On CPU vLLM packs linear weights (oneDNN) and frees the originals, so copying into parameters fails; the layerwise
+reload below is vLLM's own way around it and serves GPUs too.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""vLLM worker classes that draw with `RecordingSampler`; named in the engine arguments, created inside vLLM's processes.
+"""vLLM worker classes that draw with `RecordingSampler`; named in the engine arguments, created inside vLLM's
+processes.
 
 Seam: `Worker.init_device` of vLLM 0.32 creates the model runner and with it the sampler that is replaced here.
 """

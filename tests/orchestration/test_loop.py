@@ -38,7 +38,7 @@ class FakeTasks:
 
 
 class FakeWorker:
-    """Draws tokens with the weights it holds, a new version in the middle of a response included; may die on request."""
+    """Draws tokens with the weights it holds, which may change in the middle of a response; dies on request."""
 
     def __init__(self, name: str, services: "FakeServices"):
         self.name = name
@@ -161,7 +161,7 @@ def plan_of(**run) -> SimpleNamespace:
 
 
 def run(folder: Path, plan: SimpleNamespace, services: FakeServices, stop_at: int | None = None):
-    """One start of a run in `folder`, from its newest checkpoint; `stop_at` asks it to end once that version is trained."""
+    """One start of a run in `folder`, from its newest checkpoint; `stop_at`: ask it to end at that version."""
 
     async def main():
         with Journal.open(folder / "journal.sqlite") as journal:
@@ -227,7 +227,7 @@ def test_stop_and_resume_trains_no_task_twice(tmp_path):
 
 
 def test_groups_that_cannot_be_judged_stop_the_run_after_their_retries(tmp_path):
-    """Verdicts of status `error` are never trained on: the group runs again, and then the run stops, naming the reason."""
+    """Verdicts of status `error` are never trained on: the group runs again, then the run stops with the reason."""
     services = FakeServices(status=Status.ERROR)
     plan = plan_of()
     plan.eval = EvaluationConfig(every=0, at_start=False, at_end=False, tasks=1)

@@ -42,7 +42,9 @@ def test_tempered_logprob_divides_the_logits():
 def test_entropy_linear_by_hand():
     """T rises linearly between the two entropies and is flat outside."""
     policy = EntropyLinear(low=0.5, high=1.5, entropy_low=1.0, entropy_high=3.0)
-    assert policy(torch.tensor([0.0, 1.0, 1.5, 2.0, 3.0, 7.0])).tolist() == pytest.approx([0.5, 0.5, 0.75, 1.0, 1.5, 1.5])
+    assert policy(torch.tensor([0.0, 1.0, 1.5, 2.0, 3.0, 7.0])).tolist() == pytest.approx(
+        [0.5, 0.5, 0.75, 1.0, 1.5, 1.5]
+    )
 
 
 @pytest.mark.parametrize("policy", [Fixed(temperature=0.7), EntropyLinear(low=1.3, high=0.9)])

@@ -1,4 +1,4 @@
-"""The draw inside a real vLLM engine: what it records is what Hugging Face computes, and what it draws is what it records."""
+"""The draw inside a real vLLM engine: it records what transformers computes, and draws what it records."""
 
 import asyncio
 import math
@@ -50,7 +50,7 @@ class Running:
 def running(request, ray_cluster, tmp_path_factory) -> Running:
     folder: Path = tmp_path_factory.mktemp("policy")
     policy = random_policy(folder, tied=True)
-    config = RolloutConfig(engine=request.param, max_num_seqs=64, kv_cache_gib=0.1)
+    config = RolloutConfig(engine=request.param, max_model_len=512, max_num_seqs=64, kv_cache_gib=0.1)
     loop = asyncio.new_event_loop()
     worker = loop.run_until_complete(
         Service.start(
@@ -121,10 +121,14 @@ def test_greedy_is_the_most_likely_token_and_a_point_mass(running):
 def test_tokens_are_drawn_from_the_recorded_distribution(running):
     """First tokens of 4 000 draws fit softmax(logits / T) by chi-square, and do not fit the same at T = 1.
 
-    At N = 4 000 and about 60 cells the test sees a total-variation shift of 6 % with power above 0.99 (simulated); the shift
-    from T to 1 is larger than that here, which the second half shows.
+    At N = 4 000 and about 60 cells the test sees a total-variation shift of 6 % with power above 0.99 (simulated); the
+    shift from T to 1 is larger than that here, which the second half shows.
     """
-    draws = [rollout for group in running.generate(*(ask(f"fit{i}", ADAPTIVE, 80, 1) for i in range(50))) for rollout in group]
+    draws = [
+        rollout
+        for group in running.generate(*(ask(f"fit{i}", ADAPTIVE, 80, 1) for i in range(50)))
+        for rollout in group
+    ]
     logits = recompute(running.policy, draws[0])[0]
     temperature = ADAPTIVE(entropy(logits).unsqueeze(0))
     counts = torch.bincount(torch.tensor([int(rollout.response_ids[0]) for rollout in draws]), minlength=len(logits))

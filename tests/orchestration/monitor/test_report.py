@@ -98,7 +98,16 @@ def test_tokens_are_shaded_by_entropy_and_temperature(run):
     page = (run / "report.html").read_text()
     tokens = re.findall(r'<i style="--h:([\d.]+);--t:([\d.]+)" title="(.*?)">(.*?)</i>', page)
     assert tokens[0] == ("0.00", "0.00", "entropy 0.000 nats, T = 1.00", "x")
-    assert tokens[1] == (f"{SHADE_ENTROPY / 2:.2f}", "0.80", "entropy 0.750 nats, T = 1.50", " &lt;= y")
+    assert tokens[1] == (f"{SHADE_ENTROPY / 2:.2f}", "0.80", "entropy 0.500 nats, T = 1.50", " &lt;= y")
+
+
+def test_what_was_drawn_greedily_is_not_shaded_by_temperature(tmp_path):
+    """Where every token has the same temperature, the page does not offer to show it."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "time/elapsed_s": 1.0}\n')
+    for temperatures, offered in (((0.0, 0.0), False), ((0.0, 1.0), True)):
+        (tmp_path / "samples.jsonl").unlink(missing_ok=True)
+        append_samples(tmp_path / "samples.jsonl", [sample(temperatures=temperatures)])
+        assert ('id="temperature"' in write_report(tmp_path).read_text()) is offered
 
 
 def test_an_unmeasured_run_has_no_report(tmp_path):
