@@ -236,7 +236,7 @@ def check(plan: RunPlan) -> None:
             f"run.group_size={plan.run.group_size}: a group-relative advantage compares at least 2 responses"
             " to a prompt"
         )
-    if not 0 <= plan.run.max_staleness:
+    if plan.run.max_staleness < 0:
         raise ConfigError(f"run.max_staleness is 0 or more, got {plan.run.max_staleness}")
     if plan.run.publish_every > plan.run.max_staleness + 1:
         raise ConfigError(

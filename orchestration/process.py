@@ -2,7 +2,7 @@
 
 Commands and tests call `prepare`. All other processes get it from Python itself: `environment()` puts the folder
 `startup/` on PYTHONPATH, and the `sitecustomize` in there calls `prepare` when an interpreter starts: Ray's actors, but
-also the processes that vLLM starts on its own, which no hook of Ray's reaches. It hides another `sitecustomize`, if any.
+also the processes that vLLM starts on its own, which no hook of Ray's reaches. It hides another `sitecustomize`.
 """
 
 import faulthandler

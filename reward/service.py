@@ -71,14 +71,16 @@ class Lane:
         self.verifier = verifier
         self._waiting: list[tuple[VerifyRequest, asyncio.Future[Verdict]]] = []
         self._workers = workers
-        self._runners: set[asyncio.Task[None]] = set()
+        self._runners: set[asyncio.Task[None]] = set()  # kept so that `close` can wait for them
+        self._active = 0  # runners that will still look at `_waiting`; `_runners` forgets them a moment too late
         self._busy = 0  # runners with a batch
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=f"verify-{verifier.name}")
 
     async def judge(self, request: VerifyRequest) -> Verdict:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
-        if len(self._runners) < self._workers:
+        if self._active < self._workers:
+            self._active += 1
             runner = asyncio.create_task(self._run())
             self._runners.add(runner)
             runner.add_done_callback(self._runners.discard)
@@ -86,30 +88,35 @@ class Lane:
 
     async def _run(self) -> None:
         """Take what waits as one batch, until nothing does."""
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            share = -(-len(self._waiting) // (self._workers - self._busy))
-            batch = self._waiting[: min(share, MAX_BATCH)]
-            del self._waiting[: len(batch)]
-            self._busy += 1
-            started = time.monotonic()
-            try:
-                verdicts = await loop.run_in_executor(
-                    self._threads, self.verifier.verify, [request for request, _ in batch]
-                )
-            except BaseException as error:  # every caller of the batch must hear of it, a cancelled runner's too
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            finally:
-                self._busy -= 1
-            log.debug("%s judged %d responses in %.3f s", self.verifier.name, len(batch), time.monotonic() - started)
-            for (_, future), verdict in zip(batch, verdicts, strict=True):
+        try:
+            while self._waiting:
+                await self._run_batch()
+        finally:
+            self._active -= 1  # no await since `_waiting` was seen empty: nobody can have counted on this runner
+
+    async def _run_batch(self) -> None:
+        share = -(-len(self._waiting) // (self._workers - self._busy))
+        batch = self._waiting[: min(share, MAX_BATCH)]
+        del self._waiting[: len(batch)]
+        self._busy += 1
+        started = time.monotonic()
+        try:
+            verdicts = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self.verifier.verify, [request for request, _ in batch]
+            )
+        except BaseException as error:  # every caller of the batch must hear of it, a cancelled runner's too
+            for _, future in batch:
                 if not future.done():
-                    future.set_result(verdict)
+                    future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        finally:
+            self._busy -= 1
+        log.debug("%s judged %d responses in %.3f s", self.verifier.name, len(batch), time.monotonic() - started)
+        for (_, future), verdict in zip(batch, verdicts, strict=True):
+            if not future.done():
+                future.set_result(verdict)
 
     async def close(self) -> None:
         for _, future in self._waiting:

@@ -45,8 +45,8 @@ def engine_arguments(config: RolloutConfig, model: Path, seed: int) -> dict:
     positions = shape.get("max_position_embeddings", config.max_model_len)
     if config.max_model_len > positions:
         raise RolloutError(
-            f"rollout.max_model_len={config.max_model_len} but the model in {model} has positions for {positions} tokens:"
-            f" set rollout.max_model_len={positions} or less"
+            f"rollout.max_model_len={config.max_model_len} but the model in {model} has positions for {positions}"
+            f" tokens: set rollout.max_model_len={positions} or less"
         )
     register_architecture(shape.get("architectures") or ())
     return {

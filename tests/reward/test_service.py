@@ -14,7 +14,7 @@ import reward.verifier
 from reward.config import RewardConfig
 from reward.errors import RewardError
 from reward.messages import Status, Verdict, VerifyRequest
-from reward.service import VerifierPool, check_tools
+from reward.service import Lane, VerifierPool, check_tools
 
 
 class Echo:
@@ -190,3 +190,16 @@ def test_the_registry_names_what_exists():
     """Every registered verifier can be imported and is called what the registry says."""
     for name in reward.verifier.VERIFIERS:
         assert reward.verifier.verifier_class(name).name == name
+
+
+def test_a_request_in_the_moment_a_runner_ends_is_judged():
+    """Asking again as soon as a verdict arrives meets a runner that has just seen an empty queue: nothing hangs."""
+
+    async def one_after_the_other() -> list[Verdict]:
+        lane = Lane(Echo(RewardConfig()), workers=1)
+        async with asyncio.timeout(5):
+            verdicts = [await lane.judge(request) for request in ask("echo", "0", "1", "0.5")]
+        await lane.close()
+        return verdicts
+
+    assert [verdict.reward for verdict in asyncio.run(one_after_the_other())] == [0.0, 1.0, 0.5]
