@@ -121,9 +121,9 @@ def test_greedy_is_the_most_likely_token_and_a_point_mass(running):
 def test_tokens_are_drawn_from_the_recorded_distribution(running):
     """First tokens of 4 000 draws fit softmax(logits / T) by chi-square, and do not fit the same at T = 1.
 
-    At N = 4 000 and about 60 cells, a total-variation shift of 9 % spread evenly over the cells is seen with power above
-    0.99 (noncentral chi-square: noncentrality 130, threshold 4 standard deviations). The shift from T to 1 is larger
-    than that here, which the second half shows.
+    At N = 4 000 and about 60 cells, a total-variation shift of 9 % spread evenly over the cells, is seen with power
+    above 0.99 (noncentral chi-square: noncentrality 130, threshold 4 standard deviations). The shift from T to 1 is
+    larger than that here, which the second half shows.
     """
     draws = [
         rollout
