@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from orchestration.tasks.errors import TaskError
-from orchestration.tasks.split import fingerprint, is_heldout
+from orchestration.tasks.split import check_fraction, fingerprint, is_heldout
 from orchestration.tasks.task import Task
 
 EPOCHS_KEPT = 2  # permutations in memory: a run looks at one epoch, and at the next where they meet
@@ -69,6 +69,29 @@ class FiniteTasks:
                 " evaluate on fewer, or hold out more"
             )
         return list(self.heldout[:count])
+
+
+class FiniteSource:
+    """The TaskSource half that sources of finite data share; a subclass is a dataclass that says how to read `_tasks`.
+
+    `_tasks` is a cached_property: data is read at first use, or by `check`.
+    """
+
+    heldout_fraction: float
+    _tasks: FiniteTasks
+
+    def __post_init__(self) -> None:
+        check_fraction(type(self).__name__, self.heldout_fraction)
+
+    def check(self) -> None:
+        """Read everything now. Raises TaskDataError naming what is absent, or where an entry is malformed."""
+        _ = self._tasks
+
+    def train_task(self, index: int, seed: int) -> Task:
+        return self._tasks.train_task(index, seed)
+
+    def heldout_tasks(self, count: int) -> list[Task]:
+        return self._tasks.heldout_tasks(count)
 
 
 def _unique(tasks: Sequence[Task]) -> list[Task]:

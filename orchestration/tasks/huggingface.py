@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestration.tasks.errors import TaskDataError
-from orchestration.tasks.finite import FiniteTasks
+from orchestration.tasks.finite import FiniteSource, FiniteTasks
 from orchestration.tasks.jsonl import BOXED
 from orchestration.tasks.records import RecordFormat
-from orchestration.tasks.split import check_fraction
 from orchestration.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HuggingFaceDataset:
+class HuggingFaceDataset(FiniteSource):
     """Prompts and answers from a Hugging Face data set, loaded at first use. Implements TaskSource.
 
     path              a folder (data files, or from `save_to_disk`) or a name on the hub, which needs HF_HUB_OFFLINE=0
@@ -40,19 +39,6 @@ class HuggingFaceDataset:
     verifier: str = "math"
     max_tokens: int = 512
     chat: bool = True
-
-    def __post_init__(self) -> None:
-        check_fraction(type(self).__name__, self.heldout_fraction)
-
-    def check(self) -> None:
-        """Load everything now. Raises TaskDataError naming the data set, and the row where one is malformed."""
-        _ = self._tasks
-
-    def train_task(self, index: int, seed: int) -> Task:
-        return self._tasks.train_task(index, seed)
-
-    def heldout_tasks(self, count: int) -> list[Task]:
-        return self._tasks.heldout_tasks(count)
 
     @cached_property
     def _tasks(self) -> FiniteTasks:

@@ -10,16 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestration.tasks.errors import TaskDataError
-from orchestration.tasks.finite import FiniteTasks
+from orchestration.tasks.finite import FiniteSource, FiniteTasks
 from orchestration.tasks.records import RecordFormat
-from orchestration.tasks.split import check_fraction
 from orchestration.tasks.task import Task
 
 BOXED = "Reason step by step and put the final answer within \\boxed{}."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jsonl:
+class Jsonl(FiniteSource):
     """Prompts and answers from a file, read at first use. Implements TaskSource.
 
     path              of the training tasks
@@ -38,19 +37,6 @@ class Jsonl:
     verifier: str = "math"
     max_tokens: int = 512
     chat: bool = True
-
-    def __post_init__(self) -> None:
-        check_fraction(type(self).__name__, self.heldout_fraction)
-
-    def check(self) -> None:
-        """Read everything now. Raises TaskDataError naming the file, and the line where one is malformed."""
-        _ = self._tasks
-
-    def train_task(self, index: int, seed: int) -> Task:
-        return self._tasks.train_task(index, seed)
-
-    def heldout_tasks(self, count: int) -> list[Task]:
-        return self._tasks.heldout_tasks(count)
 
     @cached_property
     def _tasks(self) -> FiniteTasks:

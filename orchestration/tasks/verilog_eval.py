@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestration.tasks.errors import TaskDataError
-from orchestration.tasks.finite import FiniteTasks
-from orchestration.tasks.split import check_fraction, fingerprint
+from orchestration.tasks.finite import FiniteSource, FiniteTasks
+from orchestration.tasks.split import fingerprint
 from orchestration.tasks.task import Task
 
 PROMPT_SUFFIX = "_prompt.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerilogEval:
+class VerilogEval(FiniteSource):
     """Problems of a VerilogEval v2 folder, read at first use. Implements TaskSource.
 
     path              of the folder
@@ -31,19 +31,6 @@ class VerilogEval:
     instruction: str = "Answer with the complete SystemVerilog module in one ```verilog code block."
     max_tokens: int = 1024
     chat: bool = True
-
-    def __post_init__(self) -> None:
-        check_fraction(type(self).__name__, self.heldout_fraction)
-
-    def check(self) -> None:
-        """Read everything now. Raises TaskDataError naming the file that is absent."""
-        _ = self._tasks
-
-    def train_task(self, index: int, seed: int) -> Task:
-        return self._tasks.train_task(index, seed)
-
-    def heldout_tasks(self, count: int) -> list[Task]:
-        return self._tasks.heldout_tasks(count)
 
     @cached_property
     def _tasks(self) -> FiniteTasks:
