@@ -12,7 +12,8 @@ class Status(StrEnum):
     SCORED     the verifier ran to its end; `reward` is its judgement
     TIMEOUT    the deadline passed before a judgement
     RESOURCE   the response hit a memory, CPU or output limit
-    MALFORMED  the response cannot be judged (no answer found, does not parse, forbidden construct); `reward` is 0
+    MALFORMED  the response cannot be judged (no answer found, does not parse, forbidden construct); `reward` is 0,
+               or what a configured ladder gives for the first rungs
     ERROR      a fault of ours or of the reference; says nothing about the response
     """
 
@@ -25,12 +26,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest:
-    """One response to judge. `verifier` names a registered verifier; `reference` is what that verifier needs."""
+    """One response to judge. `verifier` names a registered verifier; `reference` is what that verifier needs.
+
+    Requests with equal `group` are responses to one task. Given together, they are judged together, which verifiers
+    that compare responses with each other need (majority, similarity); to the others it means nothing.
+    """
 
     id: str
     verifier: str
     response: str
     reference: Mapping[str, Any]
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
