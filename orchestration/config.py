@@ -27,7 +27,7 @@ from learner.objective import Objective
 from orchestration.errors import ConfigError
 from orchestration.monitor import MonitorConfig
 from reward.config import RewardConfig
-from rollout.config import RolloutConfig
+from rollout.config import RolloutConfig, SpeculativeConfig
 
 CONF = Path(__file__).parent.parent / "conf"
 TARGET = "_target_"
@@ -67,13 +67,6 @@ class ClusterConfig:
     address: str | None = None
     object_store_gib: float = 0.25  # of a Ray started here
     connect_deadline_s: float = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeculativeConfig:
-    """Speculative decoding. Only `none` exists so far."""
-
-    method: Literal["none"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,7 +207,7 @@ class RayServices:
         service = await self.start(
             "rollout",
             RolloutWorker,
-            (name, config, self._model, self.plan.seed + self._rollout_workers - 1),
+            (name, config, self.plan.speculative, self._model, self.plan.seed + self._rollout_workers - 1),
             cpus=config.threads,
             gpus=config.num_gpus,
             env=environment(config),

@@ -1,7 +1,40 @@
-"""RolloutConfig: every knob of the rollout service, its default and its unit, written once."""
+"""RolloutConfig and SpeculativeConfig: every knob of the rollout service, its default and its unit, written once."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeculativeConfig:
+    """How tokens are drafted ahead and verified. Whatever drafts, what is drawn is exactly the policy's.
+
+    method   none; mtp: the model's own multi-token-prediction layers; draft_model: a smaller model of the same
+             vocabulary; ngram: what followed the same words earlier in the text
+    tokens   drafted a step
+    drafts   probabilistic: drawn from the drafter's distribution, at the temperature the request's policy gives it, and
+             accepted with probability min(1, p/q); greedy: the drafter's most likely token, accepted with probability p
+    model    folder of the draft model
+    """
+
+    method: Literal["none", "mtp", "draft_model", "ngram"] = "none"
+    tokens: int = 3
+    drafts: Literal["probabilistic", "greedy"] = "probabilistic"
+    model: str | None = None
+    ngram_min: int = 2  # tokens that must repeat before a continuation is proposed
+    ngram_max: int = 4
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"speculative.tokens is at least 1, got {self.tokens}: speculative=none turns drafts off")
+        if (self.method == "draft_model") != (self.model is not None):
+            raise ValueError(
+                "speculative.model is the folder of the draft model and belongs to speculative.method=draft_model"
+                f" alone, got method {self.method} and model {self.model}"
+            )
+        if not 1 <= self.ngram_min <= self.ngram_max:
+            raise ValueError(
+                f"speculative.ngram_min is at least 1 and at most ngram_max, got {self.ngram_min} and {self.ngram_max}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 
 from rollout.draw.temperature import TemperaturePolicy
+from rollout.draw.truncation import TopW, Truncation
 
 
 class FinishReason(StrEnum):
@@ -22,7 +23,8 @@ class FinishReason(StrEnum):
 class GroupRequest:
     """Draw `n` responses to one prompt.
 
-    `temperature` decides the temperature of every token of this request alone; `priority` is vLLM's, lower runs first.
+    `temperature` and `truncation` decide what every token of this request alone is drawn from; `priority` is vLLM's,
+    lower runs first.
     """
 
     group_id: str
@@ -30,6 +32,7 @@ class GroupRequest:
     n: int
     max_tokens: int
     temperature: TemperaturePolicy
+    truncation: Truncation | TopW = Truncation()
     priority: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Rollout:
     text: str
     finish_reason: FinishReason
     drafted_tokens: int  # speculative decoding: proposed by the drafter
-    accepted_tokens: int  # ... and kept by the target
+    accepted_histogram: tuple[int, ...]  # [j]: verification steps that kept j drafts; empty without speculation
     seconds: float  # from submission to the last token
 
     def __post_init__(self) -> None:
@@ -92,6 +95,11 @@ class Rollout:
                 f"rollout {self.group_id}/{self.index}: version spans {self.spans} do not cover"
                 f" {length} tokens in order"
             )
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Drafted tokens that the policy kept."""
+        return sum(accepted * steps for accepted, steps in enumerate(self.accepted_histogram))
 
     @property
     def versions(self) -> np.ndarray:

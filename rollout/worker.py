@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rollout.config import RolloutConfig
+from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.engine import Engine
 from rollout.messages import EngineMetrics, GroupRequest, Probe, Rollout, WeightConfirmation, WeightUpdate
 
@@ -18,9 +18,10 @@ log = logging.getLogger(__name__)
 class RolloutWorker:
     """`await start()` first; it builds the engine and warms it up. `model` is a Hugging Face folder."""
 
-    def __init__(self, name: str, config: RolloutConfig, model: Path, seed: int) -> None:
+    def __init__(self, name: str, config: RolloutConfig, drafting: SpeculativeConfig, model: Path, seed: int) -> None:
         self._name = name
         self._config = config
+        self._drafting = drafting
         self._model = model
         self._seed = seed
         self._engine: Engine
@@ -30,7 +31,10 @@ class RolloutWorker:
         from rollout.tokenizer import Tokenizer  # heavy imports happen here, in the actor's own process
 
         tokenizer = Tokenizer.load(self._model)
-        arguments = (self._config, self._model, self._seed, tokenizer.stop_token_ids, tokenizer.decode, self._name)
+        arguments = (
+            *(self._config, self._drafting, self._model, self._seed),
+            *(tokenizer.stop_token_ids, tokenizer.decode, self._name),
+        )
         if self._config.engine == "in_process":
             from rollout.vllm_adapter.in_process import InProcessEngine
 

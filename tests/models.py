@@ -1,8 +1,10 @@
 """Tiny random models and a byte-level tokenizer, made on the spot, for tests that need real engines."""
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -30,6 +32,29 @@ def random_policy(folder: Path, seed: int = 0, tied: bool = False) -> Qwen2ForCa
     )
     policy.float().eval().save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
+    return policy
+
+
+def random_mtp_policy(folder: Path, seed: int = 0) -> Qwen2ForCausalLM:
+    """A random policy with one multi-token-prediction layer (MiMo's names) whose drafts are sometimes right."""
+    policy = random_policy(folder, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    prefix, hidden = "model.mtp_layers.0.", policy.config.hidden_size
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in policy.model.layers[-1].state_dict().items():
+        weights[prefix + name] = (
+            tensor.clone() if tensor.dim() == 1 else 0.05 * torch.randn(tensor.shape, generator=generator)
+        )
+    mixed = 0.3 * torch.randn(hidden, hidden, generator=generator)
+    weights[prefix + "input_proj.weight"] = torch.cat([torch.eye(hidden), mixed], 1)  # hidden state | embedding
+    for norm in ("token_layernorm", "hidden_layernorm", "final_layernorm"):
+        weights[f"{prefix}{norm}.weight"] = torch.ones(hidden)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    shape = json.loads((folder / "config.json").read_text())
+    shape |= {"architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}  # transformers goes by model_type
+    (folder / "config.json").write_text(json.dumps(shape))
     return policy
 
 

@@ -1,16 +1,49 @@
-"""Entropy and tempered log-probability of next-token logits; the one definition that sampler and learner share."""
+"""The distribution of a next token: entropy, temperature, probability. Sampler and learner share this definition.
+
+    logits --softmax_with_entropy--> p at T = 1, H --policy--> T --temper--> logits / T --truncate--> kept logits
+           --softmax--> what is really drawn from, and what the record means
+
+`logits` may hold -inf (masked tokens, e.g. by a grammar): they have probability 0 and add nothing.
+"""
 
 import torch
 from torch import Tensor
 
+_LOWEST = torch.finfo(torch.float32).min  # stands for ln 0: finite, so that 0 times it is 0
+
+
+def softmax_with_entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """logits [..., vocab] float32 -> probabilities [..., vocab] and their entropies [...] in nats, in one go."""
+    probabilities = logits.softmax(-1)  # cheaper than exp(log_softmax) on a CPU
+    return probabilities, -torch.linalg.vecdot(probabilities, logits.log_softmax(-1).clamp_min(_LOWEST))
+
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits) over the last axis: logsumexp(z) - sum softmax(z) z.
+    """Entropy in nats of softmax(logits) over the last axis: -sum p ln p. logits [..., vocab] float32 -> [...]."""
+    return softmax_with_entropy(logits)[1]
 
-    logits [..., vocab] float32 -> [...]. Entries of -inf (masked tokens) have probability 0 and add nothing.
+
+def temper(logits: Tensor, temperatures: Tensor) -> Tensor:
+    """logits [rows, vocab] / temperatures [rows]; rows of temperature 0 (greedy) stay as they are."""
+    return logits / torch.where(temperatures > 0, temperatures, 1.0).unsqueeze(-1)
+
+
+def probabilities(logits: Tensor, temperatures: Tensor) -> Tensor:
+    """softmax(logits / T) [rows, vocab]; at T = 0 all mass on the most likely token, the first one on ties."""
+    return point_mass_(temper(logits, temperatures).softmax(-1), temperatures == 0)
+
+
+def point_mass_(probabilities: Tensor, rows: Tensor) -> Tensor:
+    """In place: in the `rows` (bool [rows]) put all mass on the most likely token. Greedy decoding as a distribution.
+
+    So greedy rows need no branch of their own in the draw, in verification or in the record (their logprob is 0).
     """
-    logprobs = logits.log_softmax(-1)
-    return -(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1)
+    index = rows.nonzero().squeeze(-1)
+    if index.numel():
+        most_likely = probabilities[index].argmax(-1)
+        probabilities[index] = 0.0
+        probabilities[index, most_likely] = 1.0
+    return probabilities
 
 
 def tempered_logprob(logits: Tensor, token_ids: Tensor, temperatures: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, Wei
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from rollout.config import RolloutConfig
+from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.messages import EngineMetrics, GroupRequest, Rollout, WeightConfirmation, WeightUpdate
 from rollout.vllm_adapter.probe import FIRST, check_checksum, check_probe, probe_request
 from rollout.vllm_adapter.record import rollout_of
@@ -33,6 +33,7 @@ class AsyncEngine:
     async def start(
         cls,
         config: RolloutConfig,
+        drafting: SpeculativeConfig,
         model: Path,
         seed: int,
         stop_token_ids: Sequence[int],
@@ -44,7 +45,7 @@ class AsyncEngine:
         engine._name = name
         engine._stop_token_ids = stop_token_ids
         engine._decode = decode
-        engine._vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, model, seed)))
+        engine._vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, drafting, model, seed)))
         await engine._vllm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await engine._vllm.update_weight_version("0")
         engine._running = 0

@@ -20,7 +20,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from rollout.config import RolloutConfig
+from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.errors import RolloutError, WeightUpdateError
 from rollout.messages import EngineMetrics, GroupRequest, Rollout, WeightConfirmation, WeightUpdate
 from rollout.vllm_adapter.probe import FIRST, check_checksum, check_probe, probe_request
@@ -49,6 +49,7 @@ class InProcessEngine:
     def __init__(
         self,
         config: RolloutConfig,
+        drafting: SpeculativeConfig,
         model: Path,
         seed: int,
         stop_token_ids: Sequence[int],
@@ -59,7 +60,7 @@ class InProcessEngine:
         self._name = name
         self._stop_token_ids = stop_token_ids
         self._decode = decode
-        self._vllm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config, model, seed)))
+        self._vllm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config, drafting, model, seed)))
         self._vllm.collective_rpc("init_weight_transfer_engine", args=({},))
         self._vllm.set_weight_version("0")
         self._pending: dict[str, _Pending] = {}

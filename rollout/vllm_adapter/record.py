@@ -21,6 +21,7 @@ def rollout_of(
     """One finished completion as a Rollout. `decode` turns token ids into text."""
     response_ids = np.asarray(output.token_ids, np.int32)
     columns = np.asarray(output.logprobs.logprobs if len(response_ids) else [], np.float32)
+    drafts = output.spec_decode_metrics
     logprobs, entropies, temperatures = columns.reshape(-1, RECORD_COLUMNS).T.copy()
     return Rollout(
         group_id=request.group_id,
@@ -37,7 +38,7 @@ def rollout_of(
         ),
         text=decode(response_ids.tolist()),
         finish_reason=_FINISH[output.finish_reason],
-        drafted_tokens=0,
-        accepted_tokens=0,
+        drafted_tokens=drafts.num_draft_tokens if drafts else 0,
+        accepted_histogram=tuple(drafts.histogram) if drafts else (),
         seconds=seconds,
     )

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
+from rollout.draw import truncation
 from rollout.draw.temperature import Fixed, to_wire
 from rollout.errors import RequestError
 from rollout.messages import GroupRequest
-from rollout.vllm_adapter.sampler import POLICY_KEY, RECORD_COLUMNS
+from rollout.vllm_adapter.rows import POLICY_KEY, TRUNCATION_KEY
+from rollout.vllm_adapter.sampler import RECORD_COLUMNS
 
 
 def sampling_params(request: GroupRequest, stop_token_ids: Sequence[int]) -> SamplingParams:
@@ -21,7 +23,10 @@ def sampling_params(request: GroupRequest, stop_token_ids: Sequence[int]) -> Sam
         detokenize=False,
         logprobs=RECORD_COLUMNS - 1,
         flat_logprobs=True,
-        extra_args={POLICY_KEY: to_wire(request.temperature)},
+        extra_args={
+            POLICY_KEY: to_wire(request.temperature),
+            TRUNCATION_KEY: truncation.to_wire(request.truncation),
+        },
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

@@ -58,7 +58,7 @@ def rollout(request: GroupRequest, index: int, text: str) -> Rollout:
         text=text,
         finish_reason=FinishReason.STOP,
         drafted_tokens=0,
-        accepted_tokens=0,
+        accepted_histogram=(),
         seconds=0.0,
     )
 

@@ -73,7 +73,7 @@ class FakeWorker:
                 text=f"{i}",
                 finish_reason=FinishReason.STOP,
                 drafted_tokens=0,
-                accepted_tokens=0,
+                accepted_histogram=(),
                 seconds=0.0,
             )
             for i in range(request.n)

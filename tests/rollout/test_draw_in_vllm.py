@@ -2,10 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,36 +11,15 @@ import torch
 import xxhash
 from transformers import Qwen2ForCausalLM
 
-from orchestration.actor import Service
 from orchestration.errors import WorkerFailure
-from rollout.config import RolloutConfig
+from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.distribution import entropy, tempered_logprob
-from rollout.draw.temperature import EntropyLinear, Fixed, TemperaturePolicy
+from rollout.draw.temperature import EntropyLinear, Fixed
 from rollout.errors import RequestError, WeightUpdateError
-from rollout.messages import GroupRequest, Rollout
-from rollout.vllm_adapter.start import environment
-from rollout.worker import RolloutWorker
 from tests.models import random_policy
+from tests.rollout.engines import DEADLINE_S, Running, ask, recompute, recorded_errors, started
 
-PROMPT = (1, 30, 40, 50, 60, 70)
 ADAPTIVE = EntropyLinear(low=0.5, high=1.6, entropy_low=2.5, entropy_high=5.0)
-DEADLINE_S = 120.0
-
-
-@dataclass
-class Running:
-    """A worker in its own Ray actor, and the policy it was started with."""
-
-    worker: Service
-    policy: Qwen2ForCausalLM
-    wait: Callable[[Any], Any]
-
-    def generate(self, *requests: GroupRequest) -> list[list[Rollout]]:
-        async def all_of() -> list[list[Rollout]]:
-            calls = (self.worker.call("generate", request, deadline_s=DEADLINE_S) for request in requests)
-            return await asyncio.gather(*calls)
-
-        return self.wait(all_of())
 
 
 @pytest.fixture(scope="module", params=["in_process", pytest.param("async_llm", marks=pytest.mark.slow)])
@@ -51,47 +27,8 @@ def running(request, ray_cluster, tmp_path_factory) -> Running:
     folder: Path = tmp_path_factory.mktemp("policy")
     policy = random_policy(folder, tied=True)
     config = RolloutConfig(engine=request.param, max_model_len=512, max_num_seqs=64, kv_cache_gib=0.1)
-    loop = asyncio.new_event_loop()
-    worker = loop.run_until_complete(
-        Service.start(
-            f"rollout-{request.param}",
-            folder / "worker.log",
-            RolloutWorker,
-            ("rollout-0", config, folder, 0),
-            cpus=0,
-            env=environment(config),
-            deadline_s=DEADLINE_S,
-        )
-    )
-    loop.run_until_complete(worker.call("start", deadline_s=DEADLINE_S))
-    yield Running(worker, policy, loop.run_until_complete)
-    worker.kill()
-    loop.close()
-
-
-def ask(name: str, temperature: TemperaturePolicy, n: int = 8, max_tokens: int = 24) -> GroupRequest:
-    return GroupRequest(group_id=name, prompt_ids=PROMPT, n=n, max_tokens=max_tokens, temperature=temperature)
-
-
-@torch.no_grad()
-def recompute(policy: Qwen2ForCausalLM, rollout: Rollout) -> torch.Tensor:
-    """Logits [response tokens, vocab] by transformers, from the same weights."""
-    ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids.tolist()]])
-    return policy(ids).logits[0, len(rollout.prompt_ids) - 1 : -1].float()
-
-
-def recorded_errors(policy: Qwen2ForCausalLM, rollout: Rollout, temperature: TemperaturePolicy) -> list[float]:
-    """Largest |recorded - recomputed| of logprob, entropy and temperature."""
-    logits = recompute(policy, rollout)
-    entropies = entropy(logits)
-    temperatures = temperature(entropies)
-    logprobs = tempered_logprob(logits, torch.tensor(rollout.response_ids).long(), temperatures)
-    pairs = (
-        (logprobs, rollout.sampler_logprobs),
-        (entropies, rollout.entropies),
-        (temperatures, rollout.temperatures),
-    )
-    return [float(np.abs(computed.numpy() - recorded).max()) for computed, recorded in pairs]
+    with started(folder, policy, config, SpeculativeConfig(), f"rollout-{request.param}") as worker:
+        yield worker
 
 
 def test_the_record_is_what_transformers_computes(running):
@@ -102,12 +39,13 @@ def test_the_record_is_what_transformers_computes(running):
         "plain": Fixed(),
         "hot": Fixed(temperature=1.7),
     }
-    groups = running.generate(*(ask(name, temperature) for name, temperature in policies.items()))
+    requests = [ask(name, temperature) for name, temperature in policies.items()]
+    groups = running.generate(*requests)
     spread = np.concatenate([rollout.temperatures for rollout in groups[0]])
     assert spread.max() - spread.min() > 0.3, "the adaptive policy never adapted: this test would prove nothing"
-    for group, temperature in zip(groups, policies.values(), strict=True):
+    for group, request in zip(groups, requests, strict=True):
         for rollout in group:
-            assert max(recorded_errors(running.policy, rollout, temperature)) < 1e-4
+            assert max(recorded_errors(running.policy, rollout, request)) < 1e-4
 
 
 def test_greedy_is_the_most_likely_token_and_a_point_mass(running):

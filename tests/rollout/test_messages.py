@@ -23,7 +23,7 @@ def rollout(**changes) -> Rollout:
         "text": "",
         "finish_reason": FinishReason.STOP,
         "drafted_tokens": 0,
-        "accepted_tokens": 0,
+        "accepted_histogram": (),
         "seconds": 0.1,
     }
     return Rollout(**values | changes)

@@ -1,0 +1,119 @@
+"""Real engines for tests: a worker in a Ray actor, and what transformers says about the tokens it drew."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen2ForCausalLM
+
+from orchestration.actor import Service
+from rollout.config import RolloutConfig, SpeculativeConfig
+from rollout.draw.distribution import point_mass_, softmax_with_entropy, temper
+from rollout.draw.temperature import TemperaturePolicy
+from rollout.draw.truncation import Truncation, TruncationRows, truncate
+from rollout.messages import GroupRequest, Rollout
+from rollout.vllm_adapter.start import environment
+from rollout.worker import RolloutWorker
+
+PROMPT = (1, 30, 40, 50, 60, 70)
+DEADLINE_S = 120.0
+NONE = Truncation()
+
+
+@dataclass
+class Running:
+    """A worker in its own Ray actor, and the policy it was started with."""
+
+    worker: Service
+    policy: Qwen2ForCausalLM
+    wait: Callable[[Any], Any]
+
+    def generate(self, *requests: GroupRequest) -> list[list[Rollout]]:
+        async def all_of() -> list[list[Rollout]]:
+            calls = (self.worker.call("generate", request, deadline_s=DEADLINE_S) for request in requests)
+            return await asyncio.gather(*calls)
+
+        return self.wait(all_of())
+
+
+@contextmanager
+def started(
+    folder: Path, policy: Qwen2ForCausalLM, config: RolloutConfig, drafting: SpeculativeConfig, name: str
+) -> Iterator[Running]:
+    """A worker serving the model in `folder`, which `policy` is; it is killed at the end."""
+    loop = asyncio.new_event_loop()
+    worker = loop.run_until_complete(
+        Service.start(
+            name,
+            folder / "worker.log",
+            RolloutWorker,
+            ("rollout-0", config, drafting, folder, 0),
+            cpus=0,
+            env=environment(config),
+            deadline_s=DEADLINE_S,
+        )
+    )
+    try:
+        loop.run_until_complete(worker.call("start", deadline_s=DEADLINE_S))
+        yield Running(worker, policy, loop.run_until_complete)
+    finally:
+        worker.kill()
+        loop.close()
+
+
+def ask(
+    name: str, temperature: TemperaturePolicy, n: int = 8, max_tokens: int = 24, truncation: Truncation = NONE
+) -> GroupRequest:
+    return GroupRequest(
+        group_id=name, prompt_ids=PROMPT, n=n, max_tokens=max_tokens, temperature=temperature, truncation=truncation
+    )
+
+
+@torch.no_grad()
+def recompute(policy: Qwen2ForCausalLM, rollout: Rollout) -> torch.Tensor:
+    """Logits [response tokens, vocab] by transformers, from the same weights."""
+    ids = torch.tensor([[*rollout.prompt_ids, *rollout.response_ids.tolist()]])
+    return policy(ids).logits[0, len(rollout.prompt_ids) - 1 : -1].float()
+
+
+def drawn_from(logits: torch.Tensor, request: GroupRequest) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probabilities [tokens, vocab], entropies, temperatures that the request asks for at these logits."""
+    entropies = softmax_with_entropy(logits)[1]
+    temperatures = request.temperature(entropies)
+    rows = TruncationRows.of([request.truncation] * len(logits))
+    kept = truncate(temper(logits, temperatures), rows).logits.softmax(-1)
+    return point_mass_(kept, temperatures == 0.0), entropies, temperatures
+
+
+def recorded_errors(policy: Qwen2ForCausalLM, rollout: Rollout, request: GroupRequest) -> list[float]:
+    """Largest |recorded - recomputed| of logprob, entropy and temperature."""
+    drawn, entropies, temperatures = drawn_from(recompute(policy, rollout), request)
+    logprobs = drawn[torch.arange(len(drawn)), torch.tensor(rollout.response_ids).long()].log()
+    pairs = (
+        (logprobs, rollout.sampler_logprobs),
+        (entropies, rollout.entropies),
+        (temperatures, rollout.temperatures),
+    )
+    return [float(np.abs(computed.numpy() - recorded).max()) for computed, recorded in pairs]
+
+
+def uniforms_of(policy: Qwen2ForCausalLM, rollouts: Sequence[Rollout], request: GroupRequest) -> np.ndarray:
+    """The randomised probability integral transform of every token: uniform in [0, 1) iff it was drawn as claimed.
+
+    Tokens are ordered from the most to the least likely of their own row, so a distribution that is too flat or too
+    sharp moves mass between the ends.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for rollout in rollouts:
+        drawn = drawn_from(recompute(policy, rollout), request)[0].double()
+        mine = drawn[torch.arange(len(drawn)), torch.tensor(rollout.response_ids).long()].unsqueeze(1)
+        above = drawn.masked_fill(drawn <= mine, 0.0).sum(1)
+        level = drawn.masked_fill(drawn != mine, 0.0).sum(1)
+        found.append(above + level * torch.rand(len(drawn), generator=generator, dtype=torch.float64))
+    return torch.cat(found).numpy()
