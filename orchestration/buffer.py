@@ -2,16 +2,22 @@
 
 The scheduler sees ids only; the payloads wait here. `train_batch` turns the oldest scored groups into the learner's
 input.
+
+    verdict --status in reward.drop?--> left out
+            --reward--> plus reward.shaping, from the length in tokens --> TrainSample.reward
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from learner.messages import TrainBatch, TrainSample
 from orchestration.tasks.task import Task
+from reward.config import RewardConfig
 from reward.messages import Status, Verdict, VerifyRequest
+from rollout.draw.control import EntropyStats
 from rollout.messages import FinishReason, Rollout
 
 
@@ -28,16 +34,40 @@ class Group:
 
 
 def verify_requests(task: Task, rollouts: Sequence[Rollout], prefix: str) -> list[VerifyRequest]:
-    """One request per rollout, with ids that are unique under `prefix`."""
+    """One request per rollout, of one group, with ids that are unique under `prefix`."""
     return [
         VerifyRequest(
-            id=f"{prefix}/{rollout.index}", verifier=task.verifier, response=rollout.text, reference=task.reference
+            id=f"{prefix}/{rollout.index}",
+            verifier=task.verifier,
+            response=rollout.text,
+            reference=task.reference,
+            group=prefix,
         )
         for rollout in rollouts
     ]
 
 
-def train_batch(step: int, groups: dict[int, Group]) -> TrainBatch:
+@dataclass(frozen=True, kw_only=True)
+class Rewards:
+    """From a verdict to what the learner is given. `max_tokens` is the longest response the task allows."""
+
+    config: RewardConfig
+    max_tokens: int
+
+    def raw(self, verdict: Verdict) -> float | None:
+        """In [0, 1]; None where the response is left out of its group."""
+        return self.config.reward_of(verdict)
+
+    def shaped(self, rollout: Rollout, verdict: Verdict) -> float | None:
+        """The same with every piece of `reward.shaping` added, which may leave [0, 1]."""
+        reward = self.raw(verdict)
+        if reward is None:
+            return None
+        tokens = len(rollout.response_ids)
+        return reward + sum(piece(tokens, self.max_tokens) for piece in self.config.shaping.values())
+
+
+def train_batch(step: int, groups: dict[int, Group], rewards: Rewards) -> TrainBatch:
     """The groups as the learner takes them. Responses whose verdict says nothing about them are left out."""
     samples = [
         TrainSample(
@@ -48,23 +78,35 @@ def train_batch(step: int, groups: dict[int, Group]) -> TrainBatch:
             temperatures=rollout.temperatures,
             entropies=rollout.entropies,
             versions=rollout.versions,
-            reward=verdict.reward,
+            reward=reward,
         )
         for number, group in groups.items()
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
-        if verdict.trainable
+        if (reward := rewards.shaped(rollout, verdict)) is not None
     ]
     return TrainBatch(step=step, samples=tuple(samples))
 
 
-def batch_metrics(groups: dict[int, Group]) -> dict[str, float]:
-    """What the rollouts and verdicts of one step look like, before any filter of the learner's."""
+def entropy_stats(batch: TrainBatch, quantile: float | None) -> EntropyStats:
+    """What the step's tokens say to the temperature controller, over all responses the learner was given."""
+    entropies = np.concatenate([sample.entropies for sample in batch.samples])
+    logprobs = np.concatenate([sample.sampler_logprobs for sample in batch.samples])
+    return EntropyStats.of(torch.from_numpy(entropies), torch.from_numpy(logprobs), quantile)
+
+
+def batch_metrics(groups: dict[int, Group], rewards: Rewards) -> dict[str, float]:
+    """What the rollouts and verdicts of one step look like, before any filter of the learner's.
+
+    `train/reward` is the verifiers' own; `train/shaped_reward`, where there is shaping, what was trained.
+    """
     rollouts = [rollout for group in groups.values() for rollout in group.rollouts]
     verdicts = [verdict for group in groups.values() for verdict in group.verdicts]
-    judged = [verdict.reward for verdict in verdicts if verdict.trainable]
+    raw = [rewards.raw(verdict) for verdict in verdicts]
+    shaped = [rewards.shaped(*pair) for pair in zip(rollouts, verdicts, strict=True)]
     temperatures = np.concatenate([rollout.temperatures for rollout in rollouts])
     return {
-        "train/reward": float(np.mean(judged)) if judged else float("nan"),
+        "train/reward": mean_of_kept(raw),
+        **({"train/shaped_reward": mean_of_kept(shaped)} if rewards.config.shaping else {}),
         "temperature/mean": float(temperatures.mean()),
         "temperature/min": float(temperatures.min()),
         "temperature/max": float(temperatures.max()),
@@ -75,3 +117,9 @@ def batch_metrics(groups: dict[int, Group]) -> dict[str, float]:
             for status in Status
         },
     }
+
+
+def mean_of_kept(rewards: Sequence[float | None]) -> float:
+    """NaN where all were left out."""
+    kept = [reward for reward in rewards if reward is not None]
+    return float(np.mean(kept)) if kept else float("nan")

@@ -7,10 +7,13 @@ temper doctor
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 
 COMMANDS = {
     "train": "train a policy: temper train experiment=quickstart",
     "eval": "score a checkpoint on held-out tasks and print JSON",
+    "verify": "judge the responses in a file, one JSON object a line",
+    "serve-verifier": "judge responses over HTTP",
     "warmstart": "build the tiny policy and give it its supervised start",
     "doctor": "say what is installed and what is missing for a configuration",
     "report": "draw curves.png and report.html of a run folder again",
@@ -19,24 +22,32 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 when the command did what it was asked, 2 for bad input, 1 for everything else that went wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    return _run(parser_for(argv).parse_args(argv))
+
+
+def parser_for(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Only the command that is called is imported: the others may take seconds."""
     parser = argparse.ArgumentParser(
         prog="temper", description="Reinforcement learning of language models from verifiable rewards."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, help_line in COMMANDS.items():
-        module = importlib.import_module(f"orchestration.commands.{name}")
+        if name not in argv[:1]:
+            subparsers.add_parser(name, help=help_line)
+            continue
+        module = importlib.import_module(f"orchestration.commands.{name.replace('-', '_')}")
         subparser = subparsers.add_parser(
             name, help=help_line, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(subparser)
         subparser.set_defaults(module=module)
-    arguments = parser.parse_args(argv)
-    return _run(arguments)
+    return parser
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from learner.errors import LearnerError
-    from orchestration.errors import ConfigError, OrchestrationError
+    from orchestration.errors import CaseError, ConfigError, OrchestrationError
     from orchestration.models.errors import ModelError
     from orchestration.tasks.errors import TaskError
     from reward.errors import RewardError
@@ -46,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return arguments.module.run(arguments)
     except KeyboardInterrupt:
         return 130  # as a shell reports it
-    except (ConfigError, ModelError, TaskError) as error:
+    except (CaseError, ConfigError, ModelError, TaskError) as error:
         sys.stderr.write(f"temper: {error}\n")
         return 2
     except (OrchestrationError, LearnerError, RewardError, RolloutError) as error:

@@ -12,6 +12,7 @@ import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,6 +218,8 @@ def to_tree(value: Any) -> Any:
         return {key: to_tree(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_tree(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
     return str(value) if isinstance(value, Path) else value
 
 
@@ -243,6 +246,11 @@ def check(plan: RunPlan) -> None:
         )
     if getattr(plan.temperature, "temperature", 1.0) == 0:
         raise ConfigError("temperature.temperature=0 is greedy: every response of a group would be the same")
+    for name, piece in plan.reward.shaping.items():
+        try:
+            piece.check(plan.task.max_tokens)
+        except ValueError as error:
+            raise ConfigError(f"reward.shaping.{name}: {error}") from error
     if plan.eval.tasks < 1 or plan.eval.samples < 1:
         raise ConfigError("eval.tasks and eval.samples are at least 1; eval.every=0 switches evaluation off")
 

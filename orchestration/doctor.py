@@ -26,6 +26,7 @@ from orchestration.models.errors import ModelError
 from orchestration.models.resolve import HuggingFacePath, SmolLM2
 from orchestration.models.smollm2 import packaged_gguf
 from orchestration.run_folder import RUNS
+from orchestration.tasks.judging import verifiers_of
 from reward.errors import RewardError
 from reward.sandbox import Sandbox
 from reward.service import check_tools
@@ -185,7 +186,7 @@ def _gpu(plan: RunPlan | None) -> Finding:
 def _plan(plan: RunPlan) -> Iterator[Finding]:
     try:
         plan.task.check()
-        verifiers = sorted({task.verifier for task in plan.task.heldout_tasks(plan.eval.tasks)})
+        verifiers = verifiers_of(plan.task.heldout_tasks(plan.eval.tasks))
         yield Finding(
             what="task", state=State.OK, found=f"{type(plan.task).__name__}, judged by {', '.join(verifiers)}"
         )

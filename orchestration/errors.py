@@ -8,6 +8,8 @@ OrchestrationError
 ├── WorkerFailure     an actor died or failed
 ├── SchedulerError    an event contradicts what the scheduler knows, or retries are used up
 ├── CheckpointError   a checkpoint cannot be written or read
+├── CaseError         a file of responses to judge holds something else
+├── ServeError        the verifier service cannot listen where it was told to, or does not start
 └── JournalError      the journal cannot be opened, or what it is told contradicts what it holds
 """
 
@@ -43,3 +45,11 @@ class CheckpointError(OrchestrationError):
 
 class JournalError(OrchestrationError):
     """The journal cannot be opened, or what it is told contradicts what it holds."""
+
+
+class CaseError(OrchestrationError):
+    """A file of responses to judge holds something else; the message names the line and what is wrong with it."""
+
+
+class ServeError(OrchestrationError):
+    """The verifier service cannot listen where it was told to, or does not start; the message says what to change."""

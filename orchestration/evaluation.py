@@ -13,11 +13,12 @@ from orchestration.buffer import verify_requests
 from orchestration.errors import OrchestrationError
 from orchestration.services import RolloutService, VerifierService
 from orchestration.tasks.task import Task
-from reward.messages import Verdict
+from reward.messages import Status, Verdict
 from rollout.draw.temperature import Fixed
 from rollout.messages import GroupRequest, Rollout
 
 BEFORE_TRAINING = -1  # priority: an evaluation holds back publication, so it goes before training groups
+UNJUDGED = (Status.TIMEOUT, Status.RESOURCE)
 FULL_MARKS = 1.0  # a response passes when its reward is full; partial credit is for training
 
 
@@ -89,22 +90,21 @@ async def evaluate(
         raise errors.exceptions[0] from errors
     by_task = [future.result() for future in sampled]
     greedy_judged = [judged for future in greedy for judged in future.result()]
-    return EvaluationResult(
-        metrics=_metrics(
-            [[_passed(judged) for judged in task] for task in by_task], [_passed(j) for j in greedy_judged]
-        ),
-        sampled=tuple(judged for task in by_task for judged in task),
-        greedy=tuple(greedy_judged),
-    )
+    sampled_judged = [judged for task in by_task for judged in task]
+    metrics = _metrics([[_passed(judged) for judged in task] for task in by_task], [_passed(j) for j in greedy_judged])
+    metrics["eval/unjudged"] = _mean([judged.verdict.status in UNJUDGED for judged in sampled_judged + greedy_judged])
+    return EvaluationResult(metrics=metrics, sampled=tuple(sampled_judged), greedy=tuple(greedy_judged))
 
 
 def _passed(judged: Judged) -> bool:
-    """Raises OrchestrationError for a fault of ours; a timeout of the response's own making is a failure to pass."""
-    if judged.verdict.status == "error":
+    """Raises OrchestrationError for a fault of ours. A response that met a limit has not passed, whatever reward.drop
+    says: without it a policy would look better for answers that nobody can judge.
+    """
+    if judged.verdict.status is Status.ERROR:
         raise OrchestrationError(
             f"the verifier could not judge a held-out response to task {judged.task.id}: {judged.verdict.detail}"
         )
-    return judged.verdict.trainable and judged.verdict.reward >= FULL_MARKS
+    return judged.verdict.status not in UNJUDGED and judged.verdict.reward >= FULL_MARKS
 
 
 def _metrics(sampled: list[list[bool]], greedy: list[bool]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from orchestration.ray_services import RayServices, connect
 from orchestration.run_folder import RunFolder
 from orchestration.scheduler import Scheduler
 from orchestration.scheduler_config import SchedulerConfig
+from orchestration.tasks.judging import check_judging, verifiers_of
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
 from reward.service import check_tools
@@ -75,6 +76,8 @@ async def _train(
             checkpoints,
             Telemetry(plan, monitor, tokenizer),
         )
+        if saved is not None:
+            loop.restore(saved.folder)
         stop_on_interrupt(loop.stop)
         await asyncio.gather(services.verifier.start(), services.learner.start(model, saved and saved.folder))
         return await loop.run()
@@ -104,7 +107,10 @@ async def score(plan: RunPlan, model: Path, logs: Path) -> EvaluationResult:
 def preflight(plan: RunPlan) -> None:
     """Refuse what would fail later: data the tasks need, tools the verifiers need. Raises the error of its package."""
     plan.task.check()
-    check_tools(sorted({task.verifier for task in plan.task.heldout_tasks(plan.eval.tasks)}), plan.reward)
+    heldout = plan.task.heldout_tasks(plan.eval.tasks)
+    train = [plan.task.train_task(index, plan.seed) for index in range(plan.run.groups_per_step)]
+    check_judging(train, heldout)
+    check_tools(verifiers_of([*train, *heldout]), plan.reward)
 
 
 def resolve_model(plan: RunPlan) -> Path:

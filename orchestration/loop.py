@@ -16,14 +16,16 @@ An action method starts work and returns; the result comes back as an event, so 
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from learner.messages import Publication, StepReport
 from orchestration import actions, events
-from orchestration.buffer import Group, batch_metrics, train_batch
+from orchestration.buffer import Group, Rewards, batch_metrics, entropy_stats, train_batch
 from orchestration.checkpoint_store import CheckpointStore
 from orchestration.config import RunPlan
 from orchestration.errors import SchedulerError, StallError, WorkerFailure
@@ -33,11 +35,13 @@ from orchestration.scheduler import Scheduler
 from orchestration.services import RolloutService, Services
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
+from rollout.draw.control import controller_of
 from rollout.errors import RolloutError
 from rollout.messages import EngineMetrics, GroupRequest
 
 log = logging.getLogger(__name__)
 
+TEMPERATURE_STATE = "temperature.json"  # in a checkpoint: what the temperature controller has learned
 STACKS_APPEAR_S = 1.0  # time for the actors to write their stacks after a stall
 
 
@@ -69,6 +73,8 @@ class RunLoop:
         self.journal = journal
         self.checkpoints = checkpoints
         self.telemetry = telemetry
+        self.rewards = Rewards(config=plan.reward, max_tokens=plan.task.max_tokens)
+        self.temperature = controller_of(plan.temperature)
         self.heldout = plan.task.heldout_tasks(plan.eval.tasks)
         self.events: asyncio.Queue[events.Event | BaseException] = asyncio.Queue()
         self.groups: dict[int, Group] = {}
@@ -90,6 +96,12 @@ class RunLoop:
         finally:
             await self._cancel_all()
         return RunReport(version=self.scheduler.version, completed=self.scheduler.version == self.plan.run.steps)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up the temperature controller where the checkpoint left it; the scheduler and learner do the same."""
+        file = checkpoint / TEMPERATURE_STATE
+        if file.is_file():  # checkpoints of older versions have none
+            self.temperature.load(json.loads(file.read_text()))
 
     def stop(self) -> None:
         """Ask the run to end early: it finishes the step in training, writes a checkpoint and returns."""
@@ -130,7 +142,7 @@ class RunLoop:
             prompt_ids=self.encode(task),
             n=self.plan.run.group_size,
             max_tokens=self.plan.task.max_tokens,
-            temperature=self.plan.temperature,
+            temperature=self.temperature.policy(),
             priority=action.group,  # the oldest first
         )
         try:
@@ -145,10 +157,10 @@ class RunLoop:
         self._post(events.GroupFinished(group=action.group, attempt=action.attempt, min_version=oldest))
 
     async def score_group(self, action: actions.ScoreGroup) -> None:
-        """Send a group's responses to the verifiers; a timeout is a status, never a reward of 0."""
+        """Send a group's responses to the verifiers; a timeout is a status, and a reward only where the run says so."""
         group = self.groups[action.group]
         group.verdicts = await self.services.verifier.verify(group.requests(action.group))
-        judged = [verdict.reward for verdict in group.verdicts if verdict.trainable]
+        judged = [reward for verdict in group.verdicts if (reward := self.rewards.raw(verdict)) is not None]
         if judged:
             self.journal.describe(action.group, reward_mean=sum(judged) / len(judged))
             self._post(events.VerdictsArrived(group=action.group, attempt=action.attempt))
@@ -160,7 +172,7 @@ class RunLoop:
     async def train(self, action: actions.Train) -> None:
         """Take one learner step on whole groups, in order of admission."""
         groups = {number: self.groups.pop(number) for number in action.groups}
-        batch = train_batch(action.step, groups)
+        batch = train_batch(action.step, groups, self.rewards)
         oldest = min(int(sample.versions.min()) for sample in batch.samples)
         if action.step - oldest > self.plan.run.max_staleness:
             raise SchedulerError(
@@ -168,7 +180,8 @@ class RunLoop:
                 f" run.max_staleness={self.plan.run.max_staleness} allows"
             )
         report: StepReport = await self.services.learner.train(batch)
-        self.telemetry.step(report, batch_metrics(groups), await self._engine_metrics())
+        self.temperature.observe(entropy_stats(batch, self.temperature.quantile))
+        self.telemetry.step(report, batch_metrics(groups, self.rewards), await self._engine_metrics())
         self._post(events.StepTrained(version=report.version))
 
     async def publish(self, action: actions.Publish) -> None:
@@ -214,7 +227,13 @@ class RunLoop:
 
     async def checkpoint(self, action: actions.Checkpoint) -> None:
         """Write weights, optimizer, scheduler state and journal position as one atomic frontier."""
-        await self.checkpoints.write(action.version, action.state, self.services.learner.save)
+        temperature = json.dumps(dict(self.temperature.state()))  # as of this version, before anything is waited for
+
+        async def save(folder: Path) -> None:
+            (folder / TEMPERATURE_STATE).write_text(temperature)
+            await self.services.learner.save(folder)
+
+        await self.checkpoints.write(action.version, action.state, save)
         self._post(events.CheckpointWritten(version=action.version))
 
     # Below: workers that come and go, and the plumbing between coroutines and the queue.

@@ -1,7 +1,10 @@
 """Settings of the verifier service; every default is written here and nowhere else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from reward.messages import Status, Verdict
 
 Isolation = Literal["bubblewrap", "unsafe"]
 
@@ -110,6 +113,9 @@ class RewardConfig:
     cache_entries   verdicts remembered per verifier, so that equal responses are judged once
     max_waiting     responses that may wait for a verifier; a caller with more waits until there is room
     max_response_chars   a longer response is not read: its verdict is `resource`
+    drop            statuses whose responses are left out of their group; one that is not judged and not dropped is
+                    trained with reward 0. `error`, a fault of ours, is always dropped
+    shaping         pieces of reward/shaping.py by name; a run adds them to the rewards it trains
     """
 
     sandbox: Isolation = "bubblewrap"
@@ -121,6 +127,8 @@ class RewardConfig:
     max_response_chars: int = 1 << 20
     verilog: VerilogConfig = field(default_factory=VerilogConfig)
     child: ChildConfig = field(default_factory=ChildConfig)
+    drop: tuple[Status, ...] = (Status.TIMEOUT, Status.RESOURCE, Status.ERROR)
+    shaping: Mapping[str, Any] = field(default_factory=dict)  # tokens, most tokens -> what is added
 
     def __post_init__(self) -> None:
         if self.sandbox not in ("bubblewrap", "unsafe"):
@@ -134,6 +142,17 @@ class RewardConfig:
         for name in ("max_waiting", "max_response_chars"):
             if getattr(self, name) < 1:
                 raise ValueError(f"reward.{name} is at least 1, got {getattr(self, name)}")
+        if Status.ERROR not in self.drop or Status.SCORED in self.drop:
+            raise ValueError(
+                "reward.drop keeps error, which says nothing about a response, and never has scored, got"
+                f" {', '.join(self.drop) or 'nothing'}"
+            )
 
     def workers_for(self, verifier: str) -> int:
         return self.workers.get(verifier, self.default_workers)
+
+    def reward_of(self, verdict: Verdict) -> float | None:
+        """What a response is trained with, before shaping; None where it is left out of its group."""
+        if verdict.status in self.drop:
+            return None
+        return verdict.reward if verdict.trainable else 0.0

@@ -3,6 +3,7 @@
 RewardError
 ├── ToolError          a program or package that a verifier needs is missing or does not work
 ├── SandboxError       the isolation asked for is not available on this machine
+├── NoRoom             too many responses wait already; the caller asked not to wait
 └── UnusableReference  a reference cannot be used to judge anything (becomes a verdict with status `error`)
 """
 
@@ -17,6 +18,10 @@ class ToolError(RewardError):
 
 class SandboxError(RewardError):
     """The isolation asked for is not available; the message says what to install or which setting gives it up."""
+
+
+class NoRoom(RewardError):
+    """Too many responses wait for a verifier already; the same call may work a moment later."""
 
 
 class UnusableReference(RewardError):

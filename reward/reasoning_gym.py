@@ -4,43 +4,26 @@ The dataset's own `score_answer` judges, in a worker process that can be killed:
 The answer is the last <answer>..</answer>, the last \boxed{..}, or the last line, after `</think>`.
 """
 
-import re
 import time
-from collections.abc import Sequence
 
-from reward.children import Children
-from reward.config import RewardConfig
-from reward.math.extract import THINK_END, last_box
-from reward.math.verifier import check_library
+from reward.child_verifier import ChildVerifier
+from reward.deadline import Deadline
+from reward.math.extract import last_box
 from reward.messages import Status, Verdict, VerifyRequest
+from reward.thinking import after_thinking
 
-TARGET = "reward.reasoning_gym_child:judge"
-TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+TAG, TAG_END = "<answer>", "</answer>"
 
 
-class ReasoningGymVerifier:
+class ReasoningGymVerifier(ChildVerifier):
     """See `reward.verifier.Verifier`."""
 
     name = "reasoning_gym"
+    library = ("reasoning_gym", "reasoning_gym")
+    target = "reward.reasoning_gym_child:judge"
+    example = {"dataset": "leg_counting", "entry": {"question": "", "answer": "4", "metadata": {}}, "answer": "4"}
 
-    def __init__(self, config: RewardConfig) -> None:
-        self._children = Children(TARGET, config.child, config.deadline_s)
-
-    @staticmethod
-    def check(config: RewardConfig) -> None:
-        """Raises ToolError where reasoning_gym is missing."""
-        check_library("reasoning_gym", "reasoning_gym")
-
-    def pids(self) -> list[int]:
-        return self._children.pids()
-
-    def close(self) -> None:
-        self._children.close()
-
-    def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
-        return [self._verdict(request) for request in requests]
-
-    def _verdict(self, request: VerifyRequest) -> Verdict:
+    def _verdict(self, request: VerifyRequest, deadline: Deadline) -> Verdict:
         started = time.monotonic()
         dataset, entry = request.reference.get("dataset"), request.reference.get("entry")
         answer = extract_line(request.response)
@@ -49,7 +32,7 @@ class ReasoningGymVerifier:
         elif answer is None:
             said = {"status": "malformed", "detail": "the response gives no answer"}
         else:
-            said = self._children.ask({"dataset": dataset, "entry": entry, "answer": answer})
+            said = self._children.ask({"dataset": dataset, "entry": entry, "answer": answer}, deadline)
         return Verdict(
             id=request.id,
             reward=said.get("score", 0.0),
@@ -61,13 +44,13 @@ class ReasoningGymVerifier:
 
 
 def extract_line(response: str) -> str | None:
-    """The answer as written, or None for an empty response."""
-    text = response.rpartition(THINK_END)[2]
-    tagged = TAGGED.findall(text)
-    if tagged:
-        return tagged[-1].strip() or None
+    """The answer as written, or None for an empty response and for reasoning that never ends."""
+    text = after_thinking(response)
+    if text is None:
+        return None
+    if TAG in text:
+        return text.rpartition(TAG)[2].partition(TAG_END)[0].strip() or None
     boxed = last_box(text)
     if boxed is not None:
         return boxed.strip() or None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else None
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)

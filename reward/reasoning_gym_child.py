@@ -1,6 +1,7 @@
 """Inside a worker process: score an answer by the dataset's own rule."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import reasoning_gym
@@ -15,4 +16,6 @@ def judge(payload: dict) -> dict:
     except ValueError as error:
         return {"status": "error", "detail": str(error)}
     given = float(score(payload["answer"], payload["entry"]))
+    if not math.isfinite(given):
+        return {"status": "error", "detail": f"{payload['dataset']} gives the score {given}"}
     return {"score": min(1.0, max(0.0, given)), "detail": f"score {given:g}"}

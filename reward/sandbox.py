@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 NOBODY = "65534"
 WORK = "/tmp"  # inside the sandbox, an empty tmpfs of its own
 TMP_BYTES = 64 << 20
+NO_USER_NAMESPACES = ("--unshare-user", "--disable-userns")
 READ_BYTES = 1 << 16
 PROBE_S = 20.0
 CPU_GRACE_S = 1  # between SIGXCPU, which says why, and SIGKILL, which cannot be ignored
@@ -92,8 +93,10 @@ class Sandbox:
     def describe(self) -> str:
         """The isolation in force, for a log line at start-up."""
         if self.isolation == "bubblewrap":
+            sealed = set(NO_USER_NAMESPACES) <= set(self._prefix)
             return (
-                "bubblewrap: no network, read-only /usr, private /tmp and process table, user nobody, resource limits"
+                "bubblewrap: no network, read-only /usr, private /tmp and process table, user nobody, "
+                f"{'no' if sealed else 'with'} user namespaces inside, resource limits"
             )
         return "UNSAFE: resource limits only; responses run with the rights of this user"
 
@@ -183,7 +186,8 @@ def bubblewrap_prefixes() -> tuple[tuple[str, ...], ...]:
     """Forms of the bwrap command up to the limits, best first. Raises SandboxError where bwrap is not installed.
 
     Started by root, the sandbox first becomes `nobody` on the host too: a user namespace alone maps `nobody` to root.
-    Where the kernel forbids user namespaces to `nobody`, root builds the sandbox itself.
+    Where the kernel forbids user namespaces to `nobody`, root builds the sandbox itself. bwrap before 0.8 cannot forbid
+    them inside, where they give a process the kernel's interfaces for root.
     """
     bwrap = shutil.which("bwrap")
     if bwrap is None:
@@ -203,11 +207,14 @@ def bubblewrap_prefixes() -> tuple[tuple[str, ...], ...]:
         *("--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
         *("--ro-bind", "/usr", "/usr", *links),
         *("--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", WORK, "--chdir", WORK),
+        # bwrap makes both of tmpfs without a size, so what is written there would be memory of the host
+        *("--remount-ro", "/dev", "--remount-ro", "/"),
     )
+    sealed = (*prefix, *NO_USER_NAMESPACES)
     if os.geteuid() != 0:
-        return (prefix,)
+        return (sealed, prefix)
     become_nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
-    return ((*become_nobody, *prefix), prefix)
+    return ((*become_nobody, *sealed), (*become_nobody, *prefix), prefix)
 
 
 def limit_prefix(limits: Limits) -> list[str]:
@@ -235,7 +242,7 @@ def read_capped(
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map() and cut is None:
             ready = selector.select(max(0.0, deadline - time.monotonic()))
-            if not ready and time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:  # whether or not there is more to read: a voice is no reason to wait
                 cut = Ending.WALL
             for key, _ in ready:
                 piece = os.read(key.fd, READ_BYTES)

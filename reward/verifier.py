@@ -15,7 +15,16 @@ VERIFIERS = {
     "verilog": "reward.verilog.verifier:VerilogVerifier",
     "math": "reward.math.verifier:MathVerifier",
     "reasoning_gym": "reward.reasoning_gym:ReasoningGymVerifier",
+    "instructions": "reward.instructions.verifier:InstructionsVerifier",
+    "majority": "reward.majority:MajorityVerifier",
+    "similarity": "reward.similarity:SimilarityVerifier",
 }
+COMPOSED = "composed"  # no class: the pool takes such a request apart and puts the verdicts together
+
+
+def known_verifiers() -> list[str]:
+    """Every name a request may have as its `verifier`."""
+    return sorted([*VERIFIERS, COMPOSED])
 
 
 class Verifier(Protocol):
@@ -44,7 +53,7 @@ def verifier_class(name: str) -> type[Verifier]:
     """The class registered under a name. Raises RewardError for an unknown one or a missing library."""
     target = VERIFIERS.get(name)
     if target is None:
-        raise RewardError(f"unknown verifier {name}: there are {', '.join(sorted(VERIFIERS))}")
+        raise RewardError(f"unknown verifier {name}: there are {', '.join(known_verifiers())}")
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -2,6 +2,8 @@
 
 {"question": "... How many?", "answer": "... \\n#### 72"}          task=gsm8k
 {"prompt": "What is 6 * 7?", "answer": "42"}                       task=jsonl
+{"prompt": "Name three colours, in lower case.", "verifier": "instructions",
+ "reference": {"constraints": [{"kind": "lower_case"}]}}           task=jsonl, a line with its own verifier
 """
 
 import json
@@ -24,7 +26,7 @@ class Jsonl(FiniteSource):
     path              of the training tasks
     heldout_path      of the held-out tasks; "" holds out a part of `path`
     heldout_fraction  of the prompts of `path`, by hash, where there is no heldout_path
-    prompt_key, answer_key, answer_mark, instruction, verifier   see RecordFormat
+    prompt_key, answer_key, answer_mark, instruction, verifier, verifier_key, reference_key   see RecordFormat
     """
 
     path: str
@@ -35,6 +37,8 @@ class Jsonl(FiniteSource):
     answer_mark: str = ""
     instruction: str = BOXED
     verifier: str = "math"
+    verifier_key: str = "verifier"
+    reference_key: str = "reference"
     max_tokens: int = 512
     chat: bool = True
 
@@ -52,6 +56,8 @@ class Jsonl(FiniteSource):
             answer_mark=self.answer_mark,
             instruction=self.instruction,
             verifier=self.verifier,
+            verifier_key=self.verifier_key,
+            reference_key=self.reference_key,
         )
         file = Path(path).expanduser()
         tasks = []

@@ -1,54 +1,68 @@
 r"""Find the answer in a response: the last box after the reasoning, or the last of the weaker signs.
 
 \boxed{..} or \fbox{..}, last one     "#### 42"     "the answer is 42"     the last $..$     the last number
+
+A response is at most 1 MiB here and its author is hostile, so every scan is linear: a box is closed by one walk over
+the braces, and the weaker signs, which stand at the end, are looked for in the last `TAIL_CHARS` only.
 """
 
 import re
 
-THINK_START, THINK_END = "<think>", "</think>"
-BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
-HASHES = re.compile(r"####[ \t]*([^\n]+)")
-STATED = re.compile(
-    r"(?i)\banswer\s*(?:is|are|:|=)\s*:?\s*((?:\$[^$\n]+\$|[^\n.]|\.(?=\d))+)",
-)
-DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-NUMBER = re.compile(
-    r"(?<![\d.)\]a-zA-Z])-?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:/\d+)?%?|(?<=[\d.)\]a-zA-Z])(?:\d[\d,]*\d|\d)(?:\.\d+)?%?"
-)
+from reward.thinking import THINK_START, after_thinking
+
 MAX_RESPONSE_CHARS = 1 << 20
-MARKUP = "*_ \t"
+TAIL_CHARS = 4000
+MARKUP = "*_` \t"
+
+BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t\n]?")
+BRACE = re.compile(r"\\[\\{}]|[{}]|\\(?:boxed|fbox)(?![a-zA-Z])[ \t\n]?")
+BARE_BOX = re.compile(r"\\[a-zA-Z]+|-?[\d.,]*\d|[^\s{}]", re.ASCII)
+HASHES = re.compile(r"####[ \t]*([^\n]+)")
+STATED = re.compile(r"(?i)\banswer[ \t]*\**(?::|=|\bis\b|\bare\b|\bwould be\b)[ \t]*")
+STATED_END = re.compile(r"\n|\.(?!\d)(?!\s*m\b)(?=\s|\**\s*$)")
+DOLLARS = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\(?![()]))+)\\\)|\\\[((?:[^\\]|\\(?![\[\]]))+)\\\]")
+NUMBER = re.compile(r"(?<![\d.)\]a-zA-Z])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?|\d[\d,]*(?:\.\d+)?%?", re.ASCII)
+SENTENCE = re.compile(r"[a-zA-Z]{3,}\s+[a-zA-Z]")
+CONTRARY = re.compile(r"(?i)\b(?:not|or|nor|neither|either|and|between|least|most|than|about|over|under)\b|n't|\?")
 
 
 def extract_answer(response: str) -> str | None:
     """The answer as written, or None where the response gives none. Reasoning that never ends gives none."""
-    text = response[-MAX_RESPONSE_CHARS:]
-    before, ended, after = text.rpartition(THINK_END)
-    if ended:
-        text = after
-    elif THINK_START in text:
+    text = after_thinking(response[-MAX_RESPONSE_CHARS:])
+    if text is None or THINK_START in text:
         return None
-    for found in (last_box, last_hashes, last_stated, last_formula, last_number):
-        answer = found(text)
+    boxed = last_box(text)
+    if boxed is not None:
+        return boxed.strip() or None
+    tail = text[-TAIL_CHARS:]
+    for found in (last_hashes, last_stated, last_formula, last_number):
+        answer = found(tail)
         if answer is not None:
             return answer.strip() or None
     return None
 
 
 def last_box(text: str) -> str | None:
-    r"""The contents of the last box whose braces close. `\boxed 5` boxes one character, as TeX has it."""
-    for match in reversed(list(BOX.finditer(text))):
-        if not match.group().endswith("{"):
-            word = re.match(r"\\[a-zA-Z]+|-?[\d.,]+|\S", text[match.end() :])
-            return word.group() if word else None
-        depth = 1
-        for position in range(match.end(), len(text)):
-            character = text[position]
-            if text[position - 1] == "\\":
-                continue
-            depth += (character == "{") - (character == "}")
-            if depth == 0:
-                return text[match.end() : position]
-    return None
+    r"""The contents of the last box whose braces close, boxes inside it opened. `\boxed 5` boxes one token, as TeX."""
+    first = BOX.search(text)
+    if first is None:
+        return None
+    last: tuple[int, int] | None = None
+    open_braces: list[int | None] = []  # of a box: where its contents start; of any other brace: None
+    boxes = -1  # where the brace of a box that was just named stands
+    for match in BRACE.finditer(text, first.start()):
+        token = match.group()
+        if token.startswith(("\\boxed", "\\fbox")):
+            boxes = match.end()
+            if text[boxes : boxes + 1] != "{" and (bare := BARE_BOX.match(text, boxes)):
+                last = bare.span()
+        elif token == "{":
+            open_braces.append(match.end() if match.start() == boxes else None)
+        elif token == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None:
+                last = start, match.start()
+    return None if last is None else BOX.sub("", text[last[0] : last[1]])
 
 
 def last_hashes(text: str) -> str | None:
@@ -57,15 +71,27 @@ def last_hashes(text: str) -> str | None:
 
 
 def last_stated(text: str) -> str | None:
-    found = STATED.findall(text)
-    if not found:
+    """What follows the last "answer is", to the end of its sentence."""
+    found = None
+    for found in STATED.finditer(text):  # noqa: B007  the last one
+        pass
+    if found is None:
         return None
-    stated = found[-1].strip(MARKUP)
+    rest = text[found.end() :]
+    if not rest.strip(MARKUP + "\n"):
+        return None
+    rest = rest.lstrip(MARKUP + ":\n") if found.group().strip()[-1:] in ":*" else rest.lstrip(MARKUP + ":")
+    end = STATED_END.search(rest)
+    stated = (rest[: end.start()] if end else rest).strip(MARKUP)
+    if not stated:
+        return None
+    if CONTRARY.search(stated):
+        return stated  # "42 or 43", "not 42": no part of it is the answer
     formula = last_formula(stated)
     if formula is not None:
         return formula
     # "the answer is 42 apples because ..." states 42
-    return stated if not re.search(r"[a-zA-Z]{3,}\s+[a-zA-Z]", stated) else last_number(stated) or stated
+    return stated if not SENTENCE.search(stated) else last_number(stated) or stated
 
 
 def last_formula(text: str) -> str | None:
@@ -75,4 +101,4 @@ def last_formula(text: str) -> str | None:
 
 def last_number(text: str) -> str | None:
     found = NUMBER.findall(text)
-    return found[-1] if found else None
+    return found[-1].rstrip(",") if found else None

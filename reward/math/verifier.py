@@ -1,63 +1,64 @@
-"""The verifier `math`: reference {"answer": text}. Reward 1 for an equal answer, 0 for another one.
+r"""The verifier `math`: reference {"answer": text}. Reward 1 for an equal answer, 0 for another one.
 
-A response without an answer is malformed; an answer too big to work on is a matter of resources, one that takes too
-long a timeout: none of them is called wrong.
+MALFORMED   (reward 0, trainable) no answer; one too long to be read; one that is not worked out, such as 9^{9^{9}} or
+            10^{100000}. The reference is within the bounds, so an equal answer of its size exists: who writes a bomb
+            instead of a number takes the 0 of a wrong answer, and does not buy itself out of a group with it.
+TIMEOUT, RESOURCE   the worker process was killed: says nothing about the response. Our own reader bounds its work
+            before it does it; only a reference outside its language (sums, integrals: math-verify) can lead here.
+ERROR       the reference is no text, or cannot be worked out.
+
+{"answer": text, "form": "number"} asks for a number as such: 56 is then not answered by 7 \\times 8, which repeats the
+question (PRM800K's grader has this rule for whole numbers). Without it, every expression of equal value is accepted.
 """
 
-import importlib.util
+import functools
 import time
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from reward.cache import RecentlyUsed
-from reward.children import Children
+from reward.child_verifier import ChildVerifier, check_library  # noqa: F401  other verifiers find the latter here
 from reward.config import RewardConfig
-from reward.errors import ToolError
-from reward.math.bounds import out_of_bounds
+from reward.deadline import Deadline
+from reward.math.bounds import too_long
 from reward.math.extract import extract_answer, last_box
-from reward.math.number import read_number, same_number
+from reward.math.number import Number, read_number, same_number
 from reward.math.tidy import same_text, tidy
 from reward.messages import Status, Verdict, VerifyRequest
 
-TARGET = "reward.math.equivalence:judge"
 SHOWN_CHARS = 60
+REFERENCES = 4096  # prepared ones remembered: the responses to one task follow each other
+FORMS = ANY_FORM, NUMBER_FORM = "any", "number"
 
 Judged = tuple[Status, bool, str]  # status, equal, detail
 
 
-class MathVerifier:
+class MathVerifier(ChildVerifier):
     """See `reward.verifier.Verifier`."""
 
     name = "math"
+    library = ("math_verify", "math-verify")
+    target = "reward.math.equivalence:judge"
+    example = {"answer": "2x", "reference": r"\sum_{k=1}^{2} x"}  # math-verify builds its parser on first use
 
     def __init__(self, config: RewardConfig) -> None:
-        self._children = Children(TARGET, config.child, config.deadline_s)
+        super().__init__(config)
         self._judged: RecentlyUsed[Judged] = RecentlyUsed(config.cache_entries)
 
-    @staticmethod
-    def check(config: RewardConfig) -> None:
-        """Raises ToolError where math-verify is missing."""
-        check_library("math_verify", "math-verify")
-
-    def pids(self) -> list[int]:
-        return self._children.pids()
-
-    def close(self) -> None:
-        self._children.close()
-
-    def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
-        return [self._verdict(request) for request in requests]
-
-    def _verdict(self, request: VerifyRequest) -> Verdict:
+    def _verdict(self, request: VerifyRequest, deadline: Deadline) -> Verdict:
         started = time.monotonic()
         reference = request.reference.get("answer")
         answer = extract_answer(request.response)
         if not isinstance(reference, str) or not reference.strip():
             status, equal, detail = Status.ERROR, False, "a math reference has an answer, as text"
+        elif request.reference.get("form", ANY_FORM) not in FORMS:
+            status, equal, detail = Status.ERROR, False, f"the form of a math reference is one of {', '.join(FORMS)}"
+        elif too_long(reference):
+            status, equal, detail = Status.ERROR, False, f"of the reference: {too_long(reference)}"
         elif answer is None:
             status, equal, detail = Status.MALFORMED, False, "the response gives no answer"
         else:
-            boxed = last_box(reference)
-            status, equal, detail = self._compared(tidy(answer), tidy(reference if boxed is None else boxed))
+            form = request.reference.get("form", ANY_FORM)
+            status, equal, detail = self._compared(answer, expected(reference), form, deadline)
         return Verdict(
             id=request.id,
             reward=float(equal),
@@ -67,44 +68,50 @@ class MathVerifier:
             seconds=time.monotonic() - started,
         )
 
-    def _compared(self, answer: str, reference: str) -> Judged:
+    def _compared(self, answer: str, reference: "Expected", form: str, deadline: Deadline) -> Judged:
+        bomb = too_long(answer)
+        if bomb:
+            return Status.MALFORMED, False, bomb
+        answer = tidy(answer)
         quick = compare_quickly(answer, reference)
-        if quick is not None:
-            return Status.SCORED, quick, shown(answer, reference, quick)
-        key = (answer, reference)
+        if quick is not None and (not quick or form == ANY_FORM or read_number(answer)):
+            return Status.SCORED, quick, shown(answer, reference.text, quick)
+        key = (answer, reference.text, form)
         judged = self._judged.get(key)
         if judged is None:
-            judged = self._ask(answer, reference)
-            if judged[0] in (Status.SCORED, Status.RESOURCE):
+            judged = self._ask(answer, reference.text, form, deadline)
+            if judged[0] in (Status.SCORED, Status.MALFORMED):
                 self._judged.put(key, judged)
         return judged
 
-    def _ask(self, answer: str, reference: str) -> Judged:
-        too_big = out_of_bounds(answer)
-        if too_big:
-            return Status.RESOURCE, False, too_big
-        said = self._children.ask({"answer": answer, "reference": reference})
+    def _ask(self, answer: str, reference: str, form: str, deadline: Deadline) -> Judged:
+        said = self._children.ask({"answer": answer, "reference": reference, "form": form}, deadline)
         if "status" in said:
             return Status(said["status"]), False, said["detail"]
         return Status.SCORED, said["equal"], shown(answer, reference, said["equal"])
 
 
-def compare_quickly(answer: str, reference: str) -> bool | None:
+class Expected(NamedTuple):
+    """A reference as it is compared: tidy, and as a number where it is one."""
+
+    text: str
+    number: Number | None
+
+
+@functools.lru_cache(REFERENCES)
+def expected(reference: str) -> Expected:
+    boxed = last_box(reference)
+    text = tidy(reference if boxed is None else boxed)
+    return Expected(text, read_number(text))
+
+
+def compare_quickly(answer: str, reference: Expected) -> bool | None:
     """Equal texts, or two plain numbers; None where it takes more."""
-    if same_text(answer, reference):
+    if same_text(answer, reference.text):
         return True
-    expected = read_number(reference)
-    if expected is None:
-        return None
-    given = read_number(answer)
-    return None if given is None else same_number(given, expected)
+    given = None if reference.number is None else read_number(answer)
+    return None if given is None or reference.number is None else same_number(given, reference.number)
 
 
 def shown(answer: str, reference: str, equal: bool) -> str:
     return f"{answer[:SHOWN_CHARS]} {'equals' if equal else 'is not'} {reference[:SHOWN_CHARS]}"
-
-
-def check_library(module: str, distribution: str) -> None:
-    """Raises ToolError, one sentence, where a library is not installed."""
-    if importlib.util.find_spec(module) is None:
-        raise ToolError(f"{distribution} is not installed, and the verifier needs it: `pip install {distribution}`")

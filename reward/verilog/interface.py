@@ -15,6 +15,7 @@ from reward.verilog.directives import checked_source
 CLOCK_NAME = re.compile(r"(?i)^(i_)?(\w*_)?(clk|clock)(_\w*)?$|^\w{0,3}clk\w{0,2}$")
 RESET_NAME = re.compile(r"(?i)rst|reset|clear|clr")
 ACTIVE_LOW_NAME = re.compile(r"(?i)(_n|_ni|_b|rstn|resetn|clrn|clearn)$|^n_?(rst|reset|clr|clear)")
+PLAIN_NAME = re.compile(r"[A-Za-z_]\w*")
 EDGES = (TokenKind.PosEdgeKeyword, TokenKind.NegEdgeKeyword)
 
 
@@ -31,6 +32,8 @@ class Interface:
     clocks       names of inputs that are clocks; the first one ticks regularly
     resets       name of an input -> its active level, 0 or 1
     sequential   the design has state, so the order of stimuli matters
+    order        names of all ports as the module lists them, for a testbench that connects them by position; nothing
+                 stands for inputs, then outputs
     """
 
     inputs: tuple[Port, ...]
@@ -38,6 +41,7 @@ class Interface:
     clocks: tuple[str, ...]
     resets: tuple[tuple[str, int], ...]
     sequential: bool
+    order: tuple[str, ...] = ()
 
     @property
     def input_bits(self) -> int:
@@ -46,6 +50,20 @@ class Interface:
     @property
     def output_bits(self) -> int:
         return sum(port.width for port in self.outputs)
+
+    @property
+    def input_names(self) -> str:
+        return ", ".join(port.name for port in self.inputs)
+
+    @property
+    def output_names(self) -> str:
+        return ", ".join(port.name for port in self.outputs)
+
+    def header(self, name: str, output: str) -> str:
+        """The head of a module with these ports; `output` is the kind of its outputs, `wire` or `reg`."""
+        ports = {port.name: f"input wire [{port.width - 1}:0] {port.name}" for port in self.inputs}
+        ports |= {port.name: f"output {output} [{port.width - 1}:0] {port.name}" for port in self.outputs}
+        return f"module {name} ({', '.join(ports[name] for name in self.order or ports)});"
 
 
 def read_interface(source: str, module: str) -> Interface:
@@ -59,7 +77,7 @@ def read_interface(source: str, module: str) -> Interface:
         raise UnusableReference(f"the reference's module {module} is not a top module or does not elaborate")
     inputs, outputs = [], []
     for port in instance.body.portList:
-        if port.kind != SymbolKind.Port or not port.type.isIntegral or not port.name:
+        if port.kind != SymbolKind.Port or not port.type.isIntegral or not PLAIN_NAME.fullmatch(port.name):
             raise UnusableReference(
                 f"port {port.name or '(unnamed)'} of the reference is no plain vector: give a testbench"
             )
@@ -87,6 +105,7 @@ def read_interface(source: str, module: str) -> Interface:
         clocks=tuple(clocks) if sequential else (),
         resets=resets if sequential else (),
         sequential=sequential,
+        order=tuple(port.name for port in instance.body.portList),
     )
 
 

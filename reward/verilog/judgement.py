@@ -8,7 +8,7 @@ from reward.messages import Status, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """`components`: parse, compile (0 or 1), match (fraction of agreeing samples), as far as the design came."""
+    """`components`: what is known of the design (ladder.py)."""
 
     status: Status
     reward: float = 0.0
@@ -25,7 +25,3 @@ class Judgement:
             detail=self.detail,
             seconds=seconds,
         )
-
-
-def malformed(reason: str) -> Judgement:
-    return Judgement(status=Status.MALFORMED, components={"parse": 0.0}, detail=reason)

@@ -1,7 +1,8 @@
 """What a design may contain: an allow-list of syntax, and the few system functions that cannot reach anything.
 
-Anything not listed is refused, so a construct nobody thought of is refused too. Left out on purpose: force/release and
-deassign, final blocks, defparam, bind, classes, programs, interfaces, packages, assertions, specify blocks, DPI.
+Anything not listed is refused, so a construct nobody thought of is refused too. Left out on purpose: force/release,
+final blocks, bind, classes, programs, interfaces, switches that conduct both ways, DPI. What only checks, prints or
+hints is dropped before the design runs: assertions, specify blocks (the simulator ignores them too), attributes.
 """
 
 from pyslang.parsing import TokenKind
@@ -71,14 +72,34 @@ ALLOWED = CALM | kinds(
     StringLiteralExpression RealLiteralExpression TimeLiteralExpression AssignmentPatternExpression
     SimpleAssignmentPattern StructuredAssignmentPattern ReplicatedAssignmentPattern AssignmentPatternItem
     DefaultPatternKeyExpression
+    DefParam DefParamAssignment ProceduralAssignStatement ProceduralDeassignStatement StringType
+    PackageDeclaration PackageHeader PackageImportDeclaration PackageImportItem
+    UdpDeclaration AnsiUdpPortList NonAnsiUdpPortList WildcardUdpPortList UdpBody UdpInputPortDecl UdpOutputPortDecl
+    UdpInitialStmt UdpEntry UdpEdgeField UdpSimpleField
     """
 )
 
 # Nets and switches that pull on what they are connected to: through a port, on what others read.
-PULLING = words("tran tranif0 tranif1 rtran rtranif0 rtranif1 pullup pulldown supply0 supply1 tri0 tri1 trireg")
+PULLING = words("tran tranif0 tranif1 rtran rtranif0 rtranif1 pullup pulldown tri0 tri1 trireg")
+SUPPLIES = words("supply0 supply1")  # the same, but harmless as nets inside a module
 
 # Dropped with what they contain: synthesis hints.
 DROPPED = kinds("AttributeInstance TimeUnitsDeclaration")
+HINTS = frozenset((TokenKind.UniqueKeyword, TokenKind.Unique0Keyword, TokenKind.PriorityKeyword))
+
+# Dropped for an empty member or statement: checks, which the simulator does not read in most forms.
+DROPPED_MEMBERS = kinds(
+    """
+    ImmediateAssertionMember ConcurrentAssertionMember PropertyDeclaration SequenceDeclaration
+    DefaultDisableDeclaration ElabSystemTask SpecifyBlock
+    """
+)
+DROPPED_STATEMENTS = kinds(
+    """
+    ImmediateAssertStatement ImmediateAssumeStatement ImmediateCoverStatement AssertPropertyStatement
+    AssumePropertyStatement CoverPropertyStatement
+    """
+)
 
 # Statements of these are dropped before the design runs, so nothing it would print exists.
 PRINTING = frozenset(
@@ -93,6 +114,9 @@ FUNCTIONS = words(
     $sin $cos $tan $asin $acos $atan $atan2 $hypot $sinh $cosh $tanh $abs $min $max
     """
 )
+
+# In escaped names: iverilog strips the backslash, so \$finish is the system task, and its preprocessor looks inside.
+UNSAFE_IN_NAMES = ("$", '"', "`", "/*", "//")
 
 OPENERS = frozenset((TokenKind.OpenParenthesis, TokenKind.OpenBrace, TokenKind.OpenBracket))
 CLOSERS = frozenset((TokenKind.CloseParenthesis, TokenKind.CloseBrace, TokenKind.CloseBracket))

@@ -1,7 +1,8 @@
 """What is fed to a design: a fixed list of input vectors, the same for every design with the same interface.
 
 Each vector is applied, everything settles, the outputs are sampled. A clock is an input like any other: one cycle is
-three vectors (data changes while it is low, it rises, it falls), so nothing races with an edge.
+three vectors (data changes while it is low, it rises, it falls), so nothing races with an edge. Where a testbench is
+given, the list is recorded from it instead (recording.py).
 """
 
 import random
@@ -19,9 +20,16 @@ ONES = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)  # probability that a one-bit input is 1, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stimuli:
-    """`vectors`: the input bits as text, most significant first, ports in the order of the interface."""
+    """`vectors`: the input bits as text (`0 1`; recorded ones also `x z`), most significant first, ports in the order
+    of the interface's inputs.
+
+    from_start   the first vector is there before anything in the design runs, so it is no event
+    seconds      what simulating the reference under them took: generated stimuli are of known length, recorded not
+    """
 
     vectors: tuple[str, ...]
+    from_start: bool = False
+    seconds: float = 0.0
 
 
 def stimuli_for(interface: Interface, *, cycles: int, vectors: int) -> Stimuli:

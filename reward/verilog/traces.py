@@ -2,32 +2,53 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from reward.messages import Status
 
 UNKNOWN = "x"
+ENTRY_BYTES = 2048  # of an outcome in memory beside its samples: its key holds the text of a design
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One row of output bits (`0 1 x z`) per stimulus."""
+    """One row of output bits (`0 1 x z`) per stimulus, kept as one text: rows of `width` characters, end to end."""
 
-    rows: tuple[str, ...]
+    text: str
+    width: int
 
-    @property
+    @staticmethod
+    def of(rows: Sequence[str]) -> "Trace":
+        return Trace(text="".join(rows), width=len(rows[0]))
+
+    @cached_property
     def says_nothing(self) -> bool:
         """True where no bit is ever 0 or 1, so that a design need not do anything to agree."""
-        return not any("0" in row or "1" in row for row in self.rows)
+        return not ("0" in self.text or "1" in self.text)
+
+    def __len__(self) -> int:
+        return len(self.text) // self.width
+
+    @property
+    def rows(self) -> list[str]:
+        return [self.text[start : start + self.width] for start in range(0, len(self.text), self.width)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoTrace:
-    """Why a design left no samples. `compiled` tells how far it came; `certain` that another try would end the same."""
+    """Why a design left no samples.
+
+    `compiled` and `ports` tell how far it came; `certain` that another try would end the same.
+    """
 
     status: Status
     detail: str
     compiled: bool
+    ports: bool
     certain: bool = True
+
+
+Outcome = Trace | NoTrace
 
 
 def agreement(sampled: Sequence[str], expected: Sequence[str]) -> float:
@@ -39,3 +60,8 @@ def row_agrees(sampled: str, expected: str) -> bool:
     if sampled == expected:
         return True
     return UNKNOWN in expected and all(want in (UNKNOWN, got) for got, want in zip(sampled, expected, strict=True))
+
+
+def weight(outcome: Outcome) -> int:
+    """Bytes that remembering an outcome takes, about."""
+    return ENTRY_BYTES + (len(outcome.text) if isinstance(outcome, Trace) else 0)

@@ -15,6 +15,8 @@ NEEDS_MORE = {  # group files that mean nothing without a value of the user's
     ("task", "huggingface"): ["task.path=data"],
     ("task", "verilog_eval"): ["task.path=problems"],
     ("model", "huggingface"): ["model.path=model"],
+    ("speculative", "draft_model"): ["speculative.model=drafter"],
+    ("reward", "overlong"): ["reward.shaping.overlong.buffer_tokens=8"],
 }
 
 
@@ -56,7 +58,9 @@ def test_a_piece_can_be_taken_out_by_one_flag():
 
 def test_a_saved_plan_is_the_same_plan(tmp_path):
     """config.yaml holds everything: read back, with or without an override, it gives the plan that wrote it."""
-    plan = load_plan(["experiment=quickstart", "temperature=entropy_linear"])
+    overlong = ["reward=overlong", "reward.shaping.overlong.buffer_tokens=8", "reward.drop=[error,timeout]"]
+    plan = load_plan(["experiment=quickstart", "temperature=entropy_linear", *overlong])
+    assert plan.reward.shaping["overlong"].buffer_tokens == 8
     file = tmp_path / "config.yaml"
     OmegaConf.save(OmegaConf.create(plan.tree), file)
     assert load_saved_plan(file, []) == plan
@@ -85,6 +89,14 @@ def test_a_saved_plan_is_the_same_plan(tmp_path):
         (["rollout.kv_on_update=keep"], r"rollout.kv_on_update=keep needs rollout.prefix_caching=false"),
         (["temperature._target_=rollout.draw.nowhere.Thing"], r"temperature._target_: cannot import"),
         (["task=jsonl"], r"task.path is not set"),
+        (["reward.drop=[timeout]"], r"reward.drop keeps error, .*got timeout"),
+        (["reward.drop=[error,scored]"], r"reward.drop .* never has scored"),
+        (["reward.drop=[late,error]"], r"reward.drop.*'timeout'.*got"),
+        (["reward=overlong"], r"reward.shaping.overlong.buffer_tokens is not set"),
+        (
+            ["reward=overlong", "reward.shaping.overlong.buffer_tokens=9999"],
+            r"reward.shaping.overlong: OverlongPenalty needs buffer_tokens <= max_tokens <= task.max_tokens, got 9999",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_in_one_sentence(overrides, sentence):

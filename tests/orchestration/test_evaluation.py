@@ -97,7 +97,9 @@ def test_one_right_answer_in_four():
     """Of four responses to each task one is right: pass@1 1/4, pass@2 1/2, pass@4 1, and greedy always."""
     workers = [Worker(), Worker()]
     metrics = run(workers, Verifier()).metrics
-    assert metrics == pytest.approx({"eval/pass@1": 0.25, "eval/pass@2": 0.5, "eval/pass@4": 1.0, "eval/greedy": 1.0})
+    assert metrics == pytest.approx(
+        {"eval/pass@1": 0.25, "eval/pass@2": 0.5, "eval/pass@4": 1.0, "eval/greedy": 1.0, "eval/unjudged": 0.0}
+    )
     assert all(worker.requests for worker in workers), "the tasks are spread over the workers"
 
 
@@ -108,5 +110,21 @@ def test_a_fault_of_ours_is_not_a_wrong_answer():
 
 
 def test_a_timeout_does_not_pass():
-    """A response that runs into the deadline has not passed, whatever reward it carries."""
-    assert run([Worker()], Verifier(Status.TIMEOUT)).metrics["eval/pass@4"] == 0.0
+    """A response that runs into the deadline has not passed, whatever reward it carries, and is counted apart."""
+    metrics = run([Worker()], Verifier(Status.TIMEOUT)).metrics
+    assert metrics["eval/pass@4"] == 0.0
+    assert metrics["eval/unjudged"] == 1.0
+
+
+def test_the_responses_to_a_task_are_one_group():
+    """Verifiers that compare responses get those of one task, and of no other, under one name."""
+    seen = []
+
+    class Watching(Verifier):
+        async def verify(self, requests):
+            seen.append({request.group for request in requests})
+            return await super().verify(requests)
+
+    run([Worker()], Watching())
+    assert all(len(groups) == 1 for groups in seen)
+    assert len(set.union(*seen)) == len(seen) == 2 * len(TASKS)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from learner.messages import Publication, StepReport, TrainBatch
 from orchestration.checkpoint_store import CheckpointStore
@@ -17,8 +18,10 @@ from orchestration.launch import scheduler_config
 from orchestration.loop import RunLoop
 from orchestration.scheduler import Scheduler
 from orchestration.tasks.task import Task
+from reward.config import RewardConfig
 from reward.messages import Status, Verdict
 from rollout.config import RolloutConfig
+from rollout.draw.control import Scheduled
 from rollout.draw.temperature import Fixed
 from rollout.errors import RolloutError
 from rollout.messages import EngineMetrics, FinishReason, Rollout, VersionSpan, WeightConfirmation
@@ -67,7 +70,7 @@ class FakeWorker:
                 prompt_ids=request.prompt_ids,
                 response_ids=zeros.astype(np.int32),
                 sampler_logprobs=zeros,
-                temperatures=zeros + 1,
+                temperatures=zeros + request.temperature(torch.zeros(RESPONSE_TOKENS)).numpy(),
                 entropies=zeros,
                 spans=tuple(spans),
                 text=f"{i}",
@@ -157,6 +160,7 @@ def plan_of(**run) -> SimpleNamespace:
         seed=0,
         temperature=Fixed(),
         task=FakeTasks(),
+        reward=RewardConfig(),
     )
 
 
@@ -171,6 +175,8 @@ def run(folder: Path, plan: SimpleNamespace, services: FakeServices, stop_at: in
             scheduler = Scheduler(scheduler_config(plan), saved and saved.state)
             journal.resume(scheduler.version)
             loop = RunLoop(plan, scheduler, services, lambda task: (1, 2), journal, store, Silent())
+            if saved is not None:
+                loop.restore(saved.folder)
             if stop_at is not None:
                 train = services.learner.train
 
@@ -188,6 +194,17 @@ def run(folder: Path, plan: SimpleNamespace, services: FakeServices, stop_at: in
 
 def staleness(batches: list[TrainBatch]) -> list[int]:
     return [int(batch.step - sample.versions.min()) for batch in batches for sample in batch.samples]
+
+
+def test_the_temperature_follows_its_controller_through_a_resume(tmp_path):
+    """A schedule goes on where it stopped; synchronous, each step is drawn at its own temperature."""
+    plan = plan_of(max_staleness=0)
+    plan.temperature = Scheduled(start=1.5, end=1.0, steps=5)
+    first, second = FakeServices(), FakeServices()
+    run(tmp_path, plan, first, stop_at=3)
+    run(tmp_path, plan, second)
+    drawn = [float(batch.samples[0].temperatures[0]) for batch in first.learner.batches + second.learner.batches]
+    assert drawn == pytest.approx([1.5, 1.4, 1.3, 1.2, 1.1, 1.0], abs=1e-6)
 
 
 @pytest.mark.parametrize("bound", [0, 1, 3])
@@ -234,6 +251,22 @@ def test_groups_that_cannot_be_judged_stop_the_run_after_their_retries(tmp_path)
     with pytest.raises(SchedulerError, match=r"no response could be judged \(error: so\)"):
         run(tmp_path, plan, services)
     assert not services.learner.batches
+
+
+@pytest.mark.parametrize("status", [Status.TIMEOUT, Status.RESOURCE])
+def test_responses_that_met_a_limit_are_trained_with_reward_0_only_where_asked_for(tmp_path, status):
+    """Dropped by default, which here leaves nothing of any group; with drop=[error] they count as 0, not as written."""
+    plan = plan_of()
+    plan.eval = EvaluationConfig(every=0, at_start=False, at_end=False, tasks=1)
+    for folder in ("dropped", "trained"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(SchedulerError, match=rf"no response could be judged \({status}: so\)"):
+        run(tmp_path / "dropped", plan, FakeServices(status=status))
+    plan.reward = RewardConfig(drop=(Status.ERROR,))
+    services = FakeServices(status=status)
+    report, _ = run(tmp_path / "trained", plan, services)
+    assert report.completed
+    assert [sample.reward for batch in services.learner.batches for sample in batch.samples] == [0.0] * 6 * 3 * 2
 
 
 def test_a_worker_that_confirms_other_weights_stops_the_run(tmp_path):

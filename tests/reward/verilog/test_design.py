@@ -2,7 +2,8 @@
 
 import pytest
 
-from reward.verilog.design import has_loop, parse_design
+from reward.verilog.design import parse_design
+from reward.verilog.loops import has_loop
 
 GATES = "module m(input a, input b, output y); wire w = a & b; assign y = ~w; endmodule"
 

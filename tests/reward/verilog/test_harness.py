@@ -1,4 +1,8 @@
-"""Problems with a testbench that judges by itself: honest designs pass, and tricks on the testbench fail."""
+"""Problems with a testbench that judges by itself: honest designs pass, and tricks on the testbench fail.
+
+Most tests run twice: with a testbench that is taken apart, and with one where a second instance of the design forces
+both into one simulation.
+"""
 
 import shutil
 
@@ -6,7 +10,7 @@ import pytest
 
 from reward.config import RewardConfig
 from reward.messages import Status, VerifyRequest
-from reward.verilog.harness import read_judgement
+from reward.verilog.testbench import read_verdict
 from reward.verilog.verifier import VerilogVerifier
 
 pytestmark = pytest.mark.skipif(
@@ -44,17 +48,27 @@ def verifier():
     built.close()
 
 
-def judge(verifier, response: str, testbench: str = TESTBENCH, reference: str = REFERENCE):
+# a second instance of the design: nobody can tell apart what each of them is fed
+FORMS = {"split": TESTBENCH, "joint": TESTBENCH.replace("task pass", "TopModule top2(.clk(clk), .d(d));\n  task pass")}
+
+
+@pytest.fixture(params=FORMS)
+def testbench(request):
+    return FORMS[request.param]
+
+
+def judge(verifier, response: str, testbench: str, reference: str = REFERENCE):
     fields = {"reference_source": reference, "top_module": "TopModule", "testbench": testbench}
     (verdict,) = verifier.verify([VerifyRequest(id="1", verifier="verilog", response=response, reference=fields)])
     return verdict
 
 
-def test_right_and_wrong(verifier):
-    """The testbench's count decides, and the verdict says whose word it is."""
-    right = judge(verifier, RIGHT)
-    wrong = judge(verifier, RIGHT.replace("posedge", "negedge"))
-    assert (right.status, right.reward, right.components["trusted_harness"]) == (Status.SCORED, 1.0, 0.0)
+@pytest.mark.parametrize(("form", "trusted"), [("split", 1.0), ("joint", 0.0)])
+def test_right_and_wrong(verifier, form, trusted):
+    """The testbench's count decides, and the verdict says whether the design ran beside it."""
+    right = judge(verifier, RIGHT, FORMS[form])
+    wrong = judge(verifier, RIGHT.replace("posedge", "negedge"), FORMS[form])
+    assert (right.status, right.reward, right.components["trusted_harness"]) == (Status.SCORED, 1.0, trusted)
     assert (wrong.status, wrong.reward) == (Status.SCORED, 0.0)
     assert 0.0 < wrong.components["match"] < 1.0
 
@@ -82,17 +96,17 @@ def test_right_and_wrong(verifier):
         "reg [7:0] errors, clocks; initial errors = 0;",
     ],
 )
-def test_attacks_on_the_testbench_gain_nothing(verifier, body):
+def test_attacks_on_the_testbench_gain_nothing(verifier, testbench, body):
     """Printing, ending, reading, calling, driving and instantiating what belongs to the testbench."""
-    assert judge(verifier, HEAD + body + " endmodule").reward == 0.0
+    assert judge(verifier, HEAD + body + " endmodule", testbench).reward == 0.0
 
 
 @pytest.mark.parametrize("name", ["RefModule", "tb", "stimulus", "good1", "top1"])
-def test_helper_modules_with_names_of_the_testbench(verifier, name):
+def test_helper_modules_with_names_of_the_testbench(verifier, testbench, name):
     """Redefining a module of the testbench changes nothing outside the design."""
     helper = f"module {name}(input clk, input d, output reg q); always @(posedge clk) q <= 0; endmodule "
-    assert judge(verifier, helper + RIGHT).reward == 1.0
-    assert judge(verifier, helper + HEAD + "always q = 0; endmodule").reward == 0.0
+    assert judge(verifier, helper + RIGHT, testbench).reward == 1.0
+    assert judge(verifier, helper + HEAD + "always q = 0; endmodule", testbench).reward == 0.0
 
 
 def test_a_reference_that_fails_its_own_testbench_is_an_error_of_ours(verifier):
@@ -105,17 +119,17 @@ def test_a_reference_that_fails_its_own_testbench_is_an_error_of_ours(verifier):
 
 
 @pytest.mark.parametrize(
-    ("printed", "reward"),
+    ("printed", "passed"),
     [
-        ("Mismatches: 0 in 20 samples\n", 1.0),
-        ("Mismatches: 1 in 20 samples\n", 0.0),
-        ("Mismatches: 0 in 0 samples\n", 0.0),
-        ("Mismatches: 0 in 20 samples\nMismatches: 3 in 20 samples\n", 0.0),
-        ("===========Your Design Passed===========\n", 1.0),
-        ("===========Failed===========\n", 0.0),
-        ("", 0.0),
+        ("Mismatches: 0 in 20 samples\n", True),
+        ("Mismatches: 1 in 20 samples\n", False),
+        ("Mismatches: 0 in 0 samples\n", False),
+        ("Mismatches: 0 in 20 samples\nMismatches: 3 in 20 samples\n", False),
+        ("===========Your Design Passed===========\n", True),
+        ("===========Failed===========\n", False),
+        ("", False),
     ],
 )
-def test_read_judgement(printed, reward):
+def test_read_verdict(printed, passed):
     """The last count, or the known word of success."""
-    assert read_judgement(printed).reward == reward
+    assert read_verdict(printed).passed == passed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reward.verilog.simulate import read_rows
+from reward.verilog.simulate import read_samples
 from reward.verilog.traces import Trace, agreement
 
 
@@ -26,10 +26,16 @@ def test_agreement(sampled, expected, fraction):
 def test_rows_of_two_designs():
     """Rows are cut per design; a second reading of a sample makes the bits that moved unknown, for the mover alone."""
     printed = "N:0110\nN+0111\nN:1111\nnoise\nN:1\nM:0000\n"
-    assert read_rows(printed, "N", bits=2, count=2) == [["01", "11"], ["1x", "11"]]
+    assert read_samples(printed, "N", bits=2, count=2) == ["0111", "1x11"]
 
 
 def test_says_nothing():
     """Without a single 0 or 1 a reference judges nothing."""
-    assert Trace(rows=("xz", "zz")).says_nothing
-    assert not Trace(rows=("xz", "z1")).says_nothing
+    assert Trace.of(["xz", "zz"]).says_nothing
+    assert not Trace.of(["xz", "z1"]).says_nothing
+
+
+def test_rows_of_a_trace():
+    """What goes in as rows comes out as rows."""
+    trace = Trace.of(["01x", "1z0"])
+    assert (len(trace), trace.rows) == (2, ["01x", "1z0"])

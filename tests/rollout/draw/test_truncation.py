@@ -8,9 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from orchestration.config import build
 from rollout.draw.distribution import tempered_logprob
 from rollout.draw.truncation import (
     KeptSets,
@@ -198,10 +196,3 @@ def test_parameters_that_cannot_be_are_refused(make, sentence):
     """One sentence that names field, rule and value."""
     with pytest.raises(ValueError, match=sentence):
         make()
-
-
-@pytest.mark.parametrize("file", sorted(CONF.glob("truncation/*.yaml")), ids=lambda file: file.stem)
-def test_every_truncation_in_conf_can_travel(file):
-    """Each YAML builds a rule that a request can carry."""
-    rule = build(object, OmegaConf.to_container(OmegaConf.load(file)), "truncation")
-    assert from_wire(to_wire(rule)) == rule
