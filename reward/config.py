@@ -70,8 +70,11 @@ class VerilogConfig:
     batch           designs proven unable to hang that share one simulation
     wild_batch      other designs that share one; one of them hanging costs its mates a second simulation
     compile_cpu_s, simulate_cpu_s   CPU time of one compilation, one simulation; kernel limits, so whole seconds
-    cycles          clock cycles of random stimuli for a reference design with state
+    cycles          clock cycles of random stimuli for a reference design with state; up to 16 times as many where an
+                    output bit has not changed by then
     vectors         random input vectors for a combinational reference design too wide to try them all
+    seed            of random stimuli; None draws a secret when the service starts, so that two services may judge a
+                    design differently that goes wrong rarely
     """
 
     batch: int = 256
@@ -80,6 +83,7 @@ class VerilogConfig:
     simulate_cpu_s: int = 1
     cycles: int = 256
     vectors: int = 1024
+    seed: int | None = None
     ladder: LadderConfig = field(default_factory=LadderConfig)
     formal: FormalConfig = field(default_factory=FormalConfig)
 

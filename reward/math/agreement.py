@@ -3,11 +3,14 @@ r"""Do two expression trees have the same value, wherever they have one?
 Constants   compared exactly where both are rational; else to AGREED_DIGITS digits below the smallest number on the way,
             so that 10^100 + \sqrt2 is not 10^100 + \sqrt3 and 1/2^99 is not 1/2^98.
 Symbols     two expressions are equal where they agree at POINTS random points at which the reference is real
-            (Schwartz-Zippel; the points are fresh each time, so no answer can be made to agree at them alone). An
-            answer has no symbol that the reference has not: a number is not answered with a formula.
+            (Schwartz-Zippel; the points are fresh each time, so no answer can be made to agree at them alone). They
+            lie at every scale of SCALES on either side of zero, and where a function may have a bend (|x - 50|,
+            \lfloor x \rfloor) also at and around the constants of both expressions. An answer has no symbol that the
+            reference has not: a number is not answered with a formula.
 \log        without a base is that of 10 or of e, the same on both sides.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -28,10 +31,12 @@ from reward.math.evaluate import (
 )
 from reward.math.grammar import Node
 
-POINTS = 8
-TRIES = 24
-RANGES = ((1, 20), (180, 200), (1, 60))  # in twentieths: |x - 5| is told from 5 - x beyond 9 for certain
-SIGNS = ((1,), (-1,), (1, -1), (1,))  # with RANGES: small and large of either sign among the first POINTS
+SCALES = ((Fraction(1, 20), 1), (1, 10), (10, 150), (150, 3000), (3000, 10**6))
+SIGNS = ((1,), (-1,), (1, -1))
+POINTS = len(SCALES) * len(SIGNS)
+TRIES = 4 * POINTS  # a reference that is real near zero alone has enough points all the same
+BENDS = 12  # points around constants
+HALF = Fraction(1, 2)
 AGREED_DIGITS = 40
 RANDOM = random.SystemRandom()
 GRID = 1 << 30
@@ -46,7 +51,14 @@ def same_value(answer: Node, reference: Node) -> bool:
     names = symbols_of(reference)
     if not symbols_of(answer) <= names:
         return False
+    if answer == reference:
+        return True
     return any(all_agree(answer, reference, sorted(names), base) for base in log_bases(answer, reference))
+
+
+def work_out(tree: Node) -> None:
+    """Raises TooBig where the tree alone cannot be compared with anything."""
+    all_agree(tree, tree, sorted(symbols_of(tree)), log_bases(tree)[0])
 
 
 def log_bases(*trees: Node) -> tuple[Fraction | None, ...]:
@@ -61,7 +73,9 @@ def all_agree(answer: Node, reference: Node, names: list[str], base: Fraction | 
             return False
     complex_points, agreed = [], 0
     too_big: TooBig | None = None
-    for symbols in points(names):
+    bends = points_at_bends(names, answer, reference)
+    enough = POINTS + len(bends)
+    for symbols in itertools.chain(bends, points(names)):
         try:
             values, tolerance = settled((answer, reference), symbols, base)
         except Undefined:
@@ -77,7 +91,7 @@ def all_agree(answer: Node, reference: Node, names: list[str], base: Fraction | 
         if not agree(values, tolerance):
             return False
         agreed += 1
-        if agreed == POINTS:
+        if agreed == enough:
             return True
     seen = agreed + len(complex_points)
     if seen < POINTS // 2 and too_big is not None:
@@ -147,13 +161,42 @@ def product(left: Value, right: Value) -> Value:
 
 
 def points(names: list[str]) -> Iterator[Symbols]:
-    """Random values of either sign, small and not so small."""
+    """Random values, each scale with each sign; where signs differ, each symbol has its own scale, too."""
+    kinds = list(itertools.product(SCALES, SIGNS))
     for attempt in range(TRIES):
-        (low, high), signs = RANGES[attempt % len(RANGES)], SIGNS[attempt % len(SIGNS)]
-        yield {
-            name: Fraction(RANDOM.randrange(low * GRID, high * GRID), 20 * GRID) * RANDOM.choice(signs)
-            for name in names
-        }
+        scale, signs = kinds[attempt % len(kinds)]
+        mixed = len(signs) > 1 and len(names) > 1
+        yield {name: drawn(RANDOM.choice(SCALES) if mixed else scale) * RANDOM.choice(signs) for name in names}
+
+
+def drawn(scale: tuple[Fraction | int, Fraction | int]) -> Fraction:
+    low, high = scale
+    return Fraction(RANDOM.randrange(int(low * GRID), int(high * GRID)), GRID)
+
+
+def points_at_bends(names: list[str], *trees: Node) -> list[Symbols]:
+    """At the constants of the trees and on both sides of them, where a tree is more than a rational function."""
+    if all(is_rational_function(tree) for tree in trees):
+        return []
+    constants = {sign * constant for tree in trees for constant in numbers_of(tree) for sign in (1, -1)}
+    values = sorted({constant + step for constant in constants for step in (-HALF, 0, HALF)})
+    if len(values) > BENDS:
+        values = RANDOM.sample(values, BENDS)
+    return [{name: value if at == 0 else RANDOM.choice(values) for at, name in enumerate(names)} for value in values]
+
+
+def is_rational_function(tree: Node) -> bool:
+    if tree[0] == "call":
+        return False
+    if tree[0] == "^" and not (tree[2][0] == "number" and tree[2][1].denominator == 1):
+        return False
+    return all(is_rational_function(part) for part in tree[1:] if isinstance(part, tuple))
+
+
+def numbers_of(tree: Node) -> frozenset[Fraction]:
+    if tree[0] == "number":
+        return frozenset({tree[1]})
+    return frozenset().union(*(numbers_of(part) for part in tree[1:] if isinstance(part, tuple)))
 
 
 def constant_value(tree: Node) -> Fraction | None:

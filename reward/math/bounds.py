@@ -8,6 +8,7 @@ answer that goes to it is looked at first.
 import re
 
 MAX_CHARS = 1000  # the longest reference in MATH has about 160
+MAX_NESTING = 40  # brackets in brackets; the readers are recursive
 LIBRARY_CHARS = 500
 LIBRARY_DEPTH = 24
 MAX_EXPONENT = 100
@@ -26,14 +27,19 @@ def too_long(text: str) -> str | None:
     return f"the answer has {len(text)} characters, at most {MAX_CHARS} are read" if len(text) > MAX_CHARS else None
 
 
-def out_of_bounds(text: str) -> str | None:
-    """Why math-verify is not asked about an answer, or None where it is."""
-    if len(text) > LIBRARY_CHARS:
-        return f"it has {len(text)} characters, at most {LIBRARY_CHARS} are worked on"
+def nesting(text: str) -> int:
     depth = deepest = 0
     for character in text:
         depth += (character in "{([") - (character in "})]")
         deepest = max(deepest, depth)
+    return deepest
+
+
+def out_of_bounds(text: str) -> str | None:
+    """Why math-verify is not asked about an answer, or None where it is."""
+    if len(text) > LIBRARY_CHARS:
+        return f"it has {len(text)} characters, at most {LIBRARY_CHARS} are worked on"
+    deepest = nesting(text)
     if deepest > LIBRARY_DEPTH:
         return f"it nests {deepest} brackets, at most {LIBRARY_DEPTH} are worked on"
     if TOWER.search(text) or any(len(found) > 3 or int(found) > MAX_EXPONENT for found in EXPONENT.findall(text)):

@@ -11,14 +11,18 @@ Both are read as forms (`reward.math.reading`) and compared form by form. What i
     the rest   a reference outside the language of answers goes to math-verify, its answer with it (`library`)
 """
 
+from collections.abc import Iterator
 from fractions import Fraction
 
-from reward.math.agreement import constant_value, proportional, same_value
-from reward.math.bounds import out_of_bounds
+from reward.math.agreement import constant_value, proportional, same_value, work_out
+from reward.math.bounds import MAX_NESTING, nesting, out_of_bounds
 from reward.math.evaluate import WORK, TooBig, Undefined, symbols_of
 from reward.math.forms import (
+    ANY_FORM,
+    AUTO_FORM,
     INFINITY,
     MINUS_INFINITY,
+    NUMBER_FORM,
     Based,
     Braced,
     Bracketed,
@@ -34,12 +38,13 @@ from reward.math.forms import (
     Words,
 )
 from reward.math.grammar import Node, Unreadable, parse
-from reward.math.library import library_says
+from reward.math.library import TooSlow, library_says
 from reward.math.number import Number, close, same_number
 from reward.math.reading import read
 from reward.math.regions import as_region, same_region
 from reward.math.units import scales
-from reward.math.words import WRAPPED, folded
+from reward.math.words import WORD, WRAPPED, folded
+from reward.math.worked import asked_number, is_left_undone
 from reward.messages import Status
 
 HALF_DAY_MINUTES = 12 * 60
@@ -49,10 +54,8 @@ def judge(payload: dict) -> dict:
     """{"answer", "reference", "form"}, tidy -> {"equal": bool}, or {"status", "detail"} where that cannot be said."""
     WORK.start()
     answer_text, reference_text = payload["answer"], payload["reference"]
-    if payload.get("form") == "number" and not is_plain_number(answer_text):
-        return {"equal": False}
     try:
-        reference = read(reference_text)
+        reference = read_whole(reference_text)
     except Unreadable:
         if folded(answer_text) == folded(reference_text):
             return {"equal": True}
@@ -60,7 +63,10 @@ def judge(payload: dict) -> dict:
     except (TooBig, Undefined) as error:
         return {"status": Status.ERROR.value, "detail": f"the reference cannot be worked out: {error} is too big"}
     try:
-        return {"equal": same(read(answer_text), reference) or same_words(answer_text, reference_text)}
+        answer = read_whole(answer_text)
+        if is_refused(answer, reference, payload.get("form", AUTO_FORM)):
+            return {"equal": False}
+        return {"equal": same(answer, reference) or same_words(answer_text, reference_text)}
     except (Unreadable, Undefined):
         return {"equal": same_words(answer_text, reference_text)}
     except TooBig as error:
@@ -69,10 +75,29 @@ def judge(payload: dict) -> dict:
         return {"status": status.value, "detail": f"the {guilty} is not worked out: {error} is too big"}
 
 
-def too_big(form: Form) -> bool:
+def read_whole(text: str) -> Form:
+    """Raises Unreadable, TooBig or Undefined; never RecursionError, by which an answer would pass for a fault."""
+    if nesting(text) > MAX_NESTING:
+        raise Unreadable(f"the answer nests more than {MAX_NESTING} brackets")
+    return read(text)
+
+
+def is_refused(answer: Form, reference: Form, form: str) -> bool:
+    """Whether a number is asked for, and the answer is a calculation."""
+    if form == ANY_FORM:
+        return False
+    asked = asked_number(reference)
+    if form == NUMBER_FORM:
+        return asked_number(answer) is None
+    return asked is not None and is_left_undone(answer, exact=asked.number is None or asked.number.places is None)
+
+
+def too_big(reference: Form) -> bool:
+    """Whether a reference alone is more than may be worked out; its parts one by one, as an equal answer takes it."""
     WORK.start()
     try:
-        same(form, form)
+        for tree in trees_of(reference):
+            work_out(tree)
     except TooBig:
         return True
     except (Unreadable, Undefined):
@@ -80,25 +105,39 @@ def too_big(form: Form) -> bool:
     return False
 
 
+def trees_of(form: Form) -> Iterator[Node]:
+    if isinstance(form, Quantity):
+        yield form.tree
+    elif isinstance(form, Relation):
+        yield form.difference
+    elif isinstance(form, Named):
+        yield from trees_of(form.value)
+    elif isinstance(form, Several | Bracketed | Braced):
+        for item in form.items:
+            yield from trees_of(item)
+    elif isinstance(form, Matrix):
+        for row in form.rows:
+            for item in row:
+                yield from trees_of(item)
+    elif isinstance(form, Region):
+        for piece in form.pieces:
+            yield from (end for end in (piece.low, piece.high) if end not in (INFINITY, MINUS_INFINITY))
+
+
 def by_library(answer: str, reference: str) -> dict:
     refused = out_of_bounds(answer)
     if refused:
         return {"status": Status.MALFORMED.value, "detail": f"the answer is not worked on: {refused}"}
-    return {"equal": library_says(answer, reference)}
-
-
-def is_plain_number(text: str) -> bool:
     try:
-        form = read(text)
-    except (Unreadable, TooBig, Undefined):
-        return False
-    form = form.value if isinstance(form, Named) else form
-    return isinstance(form, Quantity) and form.number is not None
+        return {"equal": library_says(answer, reference)}
+    except TooSlow as error:
+        status = Status.TIMEOUT if error.guilty == "reference" else Status.MALFORMED
+        return {"status": status.value, "detail": str(error)}
 
 
 def same_words(answer: str, reference: str) -> bool:
     r"""\text{Bob} and Bob, which alone is a product of letters."""
-    wrapped = WRAPPED.search(answer) or WRAPPED.search(reference)
+    wrapped = any(WORD.search(inside) for inside in WRAPPED.findall(answer) + WRAPPED.findall(reference))
     return bool(wrapped and "\\" not in WRAPPED.sub("", answer + reference) and folded(answer) == folded(reference))
 
 
@@ -164,10 +203,17 @@ def equation(side: Form) -> Node | None:
 
 def same_several(answer: Form, reference: Form) -> bool:
     one, other = listed(answer), listed(reference)
+    if is_interval(answer) or is_interval(reference):
+        return False
     if isinstance(answer, Bracketed) or isinstance(reference, Bracketed):
         return same_in_order(one, other)
     distinct = isinstance(answer, Braced) or isinstance(reference, Braced)
     return same_in_any_order(one, other, distinct=distinct)
+
+
+def is_interval(form: Form) -> bool:
+    """(1, 2] and [1, 2]; (1, 2) may be a point, and [1, 2, 3] is a list."""
+    return isinstance(form, Bracketed) and len(form.items) == 2 and (form.left, form.right) != ("(", ")")
 
 
 def listed(form: Form) -> tuple[Form, ...]:

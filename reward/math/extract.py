@@ -23,7 +23,19 @@ STATED_END = re.compile(r"\n|\.(?!\d)(?!\s*m\b)(?=\s|\**\s*$)")
 DOLLARS = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\(?![()]))+)\\\)|\\\[((?:[^\\]|\\(?![\[\]]))+)\\\]")
 NUMBER = re.compile(r"(?<![\d.)\]a-zA-Z])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?|\d[\d,]*(?:\.\d+)?%?", re.ASCII)
 SENTENCE = re.compile(r"[a-zA-Z]{3,}\s+[a-zA-Z]")
-CONTRARY = re.compile(r"(?i)\b(?:not|or|nor|neither|either|and|between|least|most|than|about|over|under)\b|n't|\?")
+CONTRARY = re.compile(
+    r"(?i)\b(?:one of|not|or|nor|neither|either|and|between|least|most|than|about|over|under)\b|n't|\?"
+)
+# "42 apples because there are 7 of 6" states 42; "3 times 4, which is 12" does not state 3
+LEADING = re.compile(
+    r"(?i)\\?\$?(-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)(?=[,;:]? [a-z])"
+    r"(?!\W+(?:times|plus|minus|divided|multiplied|over|x|of|and)\b)",
+    re.ASCII,
+)
+TAKEN_BACK = re.compile(
+    r"(?i)[\s.*_$)\]]*(?:(?:wait|nope|hmm|actually|alternatively|maybe|perhaps|correction|sorry)\b"
+    r"|or\b(?!,? (?:equivalently|in|simply)\b)|no(?=[,.:;!]| it\b| wait\b))"
+)
 
 
 def extract_answer(response: str) -> str | None:
@@ -85,13 +97,17 @@ def last_stated(text: str) -> str | None:
     stated = (rest[: end.start()] if end else rest).strip(MARKUP)
     if not stated:
         return None
+    if end and TAKEN_BACK.match(rest, end.start()):
+        return rest  # "42. Or 43.", "42. Wait, it is 43."
     if CONTRARY.search(stated):
         return stated  # "42 or 43", "not 42": no part of it is the answer
     formula = last_formula(stated)
     if formula is not None:
         return formula
-    # "the answer is 42 apples because ..." states 42
-    return stated if not SENTENCE.search(stated) else last_number(stated) or stated
+    if not SENTENCE.search(stated):
+        return stated
+    leading = LEADING.match(stated)
+    return leading.group(1) if leading else last_number(stated) or stated
 
 
 def last_formula(text: str) -> str | None:

@@ -14,6 +14,7 @@ from reward.math.grammar import Node
 from reward.math.number import Number
 from reward.math.units import Unit
 
+FORMS = AUTO_FORM, NUMBER_FORM, ANY_FORM = "auto", "number", "any"  # what a reference may ask for
 INFINITY: Node = ("constant", "infinity")
 MINUS_INFINITY: Node = ("-", INFINITY)
 

@@ -1,10 +1,16 @@
 """A reference outside our own language of answers (a sum, an integral, a function we do not know): math-verify's turn.
 
 Its parser guesses at what it does not know, so it is only asked about a reference that is mathematics, and believed
-only where both texts become an expression of sympy. It runs without its alarm: the process has a deadline.
+only where both texts become an expression of sympy. Its own alarm is replaced by one that says whose fault it is: a
+reference that takes too long alone is ours, an answer that takes too long beside a quick reference is the answer's,
+or every policy could buy itself out of a group with (n + 1)^{99}(n + 2)^{99}.
 """
 
+import contextlib
+import functools
 import logging
+import signal
+from collections.abc import Iterator
 
 import sympy
 from latex2sympy2_extended import latex2sympy
@@ -14,16 +20,55 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we dis
 
 DIGITS = 30
 RELATIVE_TOLERANCE = 1e-6
+CPU_S = 1.5  # for the reference, and again for the answer beside it
+REFERENCES = 1024  # worked out and remembered
+
+
+class TooSlow(BaseException):
+    """CPU_S are over. Not an Exception: sympy swallows those."""
+
+    def __init__(self, guilty: str) -> None:
+        super().__init__(f"the {guilty} is not worked out within {CPU_S:g} s of computing")
+        self.guilty = guilty
 
 
 def library_says(answer: str, reference: str) -> bool:
-    """Whether math-verify calls the two equal; False where it cannot read one of them."""
+    """Whether math-verify calls the two equal; False where it cannot read one of them. Raises TooSlow."""
     if "\\" not in reference:
         return False
-    sides = [expression(text) for text in (reference, answer)]
-    if None in sides or sides[0].free_symbols != sides[1].free_symbols:
-        return False
-    return bool(verify([sides[0]], [sides[1]], timeout_seconds=None)) and not far_apart(*sides)
+    wanted = worked_out(reference)
+    with limited("answer"):
+        given = expression(answer)
+        if wanted is None or given is None or wanted.free_symbols != given.free_symbols:
+            return False
+        return bool(verify([wanted], [given], timeout_seconds=None)) and not far_apart(wanted, given)
+
+
+@functools.lru_cache(REFERENCES)
+def worked_out(reference: str) -> sympy.Basic | None:
+    """The expression of a reference that compares with itself in time."""
+    with limited("reference"):
+        wanted = expression(reference)
+        if wanted is not None:
+            verify([wanted], [wanted], timeout_seconds=None)
+            value(wanted)
+        return wanted
+
+
+@contextlib.contextmanager
+def limited(guilty: str) -> Iterator[None]:
+    """CPU_S of this process, on its main thread. Raises TooSlow."""
+
+    def over(*_: object) -> None:
+        raise TooSlow(guilty)
+
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def expression(text: str) -> sympy.Basic | None:

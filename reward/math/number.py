@@ -38,11 +38,12 @@ FRACTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`places`: digits after the point as written, None for an exact number."""
+    """`places`: digits after the point as written, None for an exact number. `worked_out`: it is not 100/4."""
 
     value: Fraction
     places: int | None
     percent: bool = False
+    worked_out: bool = True
 
 
 def read_number(text: str) -> Number | None:
@@ -65,7 +66,8 @@ def read_fraction(match: re.Match[str]) -> Number | None:
     if under == 0 or len(negative) > 1 or (whole and (over >= under or match["sign3"])):
         return None  # 2 5/3 may be meant as a product
     value = int(whole or 0) + Fraction(over, under)
-    return Number(-value if "-" in negative else value, None, bool(match["percent"]))
+    worked_out = value.denominator > 1
+    return Number(-value if "-" in negative else value, None, bool(match["percent"]), worked_out)
 
 
 def read_decimal(match: re.Match[str]) -> Number | None:

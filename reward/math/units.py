@@ -59,8 +59,16 @@ NO_UNIT_WORDS = """
     neither either between least most except but maybe possibly any all every some none pick anything whatever
     unknown answer correct right thousand million billion trillion hundred squared power am pm a.m p.m mixed
     half third quarter in_base
+    two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+    nineteen twenty thirty forty fifty sixty seventy eighty ninety negative cubed modulo
+    unless versus vs through until otherwise alternatively perhaps likely roughly approximately around instead rather
+    isnt nope wait actually
 """.split()  # noqa: SIM905
 NO_UNIT = frozenset(NO_UNIT_WORDS)
+PARTS = re.compile(  # 5 sixths is no 5; 5 sixth graders are
+    r"(?:halve|fifth|sixth|seventh|eighth|ninth|tenth|twelfth|\w*teenth|twentieth|fourth|\w+(?:red|sand|lion)th)s?\.?",
+    re.ASCII,
+)
 SYMBOL_BEFORE = re.compile(r"(-?) ?(\\?\$|£|€) ?")
 TEXT_BEHIND = re.compile(
     r"(?P<rest>.*?[\w)}\]%]|.*?\^\\circ) ?"
@@ -124,7 +132,11 @@ def read_unit(text: str) -> Unit | None:
         text = re.sub(rf"\b{name}\b", written, text)
     parts = [part.split() for part in text.split("/")]
     words = [word for part in parts for word in part if word.strip(".")]
-    if not words or len(words) > MAX_LABEL_WORDS or any(word.strip(".") in NO_UNIT for word in words):
+    if (
+        not words
+        or len(words) > MAX_LABEL_WORDS
+        or any({word.strip("."), singular(word.strip("."))} & NO_UNIT for word in words)
+    ):
         return None
     powers: dict[str, int] = {}
     factor = Fraction(1)
@@ -139,6 +151,11 @@ def read_unit(text: str) -> Unit | None:
             powers[dimension] = powers.get(dimension, 0) + sign * power
             factor *= size ** (sign * power)
     return Unit({name: power for name, power in powers.items() if power}, factor)
+
+
+def is_no_unit(word: str) -> bool:
+    word = word.strip(".")
+    return word in NO_UNIT or singular(word) in NO_UNIT
 
 
 def known_power(word: str) -> tuple[str, Fraction, int] | None:

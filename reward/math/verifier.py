@@ -7,8 +7,12 @@ TIMEOUT, RESOURCE   the worker process was killed: says nothing about the respon
             before it does it; only a reference outside its language (sums, integrals: math-verify) can lead here.
 ERROR       the reference is no text, or cannot be worked out.
 
-{"answer": text, "form": "number"} asks for a number as such: 56 is then not answered by 7 \\times 8, which repeats the
-question (PRM800K's grader has this rule for whole numbers). Without it, every expression of equal value is accepted.
+{"answer": text, "form": ...}:
+    auto     the default. A reference that is a number asks for a number: 56 is not answered by 7 \times 8, nor 25 by
+             100/4, which repeat the question and teach nothing. (PRM800K's grader has this rule for whole numbers;
+             math-verify accepts both.) A decimal is also answered by 2\sqrt{2} or \pi, which have no other form.
+    number   a number is asked for, whatever the reference is
+    any      every expression of equal value is accepted
 """
 
 import functools
@@ -21,13 +25,13 @@ from reward.config import RewardConfig
 from reward.deadline import Deadline
 from reward.math.bounds import too_long
 from reward.math.extract import extract_answer, last_box
+from reward.math.forms import ANY_FORM, AUTO_FORM, FORMS, NUMBER_FORM
 from reward.math.number import Number, read_number, same_number
 from reward.math.tidy import same_text, tidy
 from reward.messages import Status, Verdict, VerifyRequest
 
 SHOWN_CHARS = 60
 REFERENCES = 4096  # prepared ones remembered: the responses to one task follow each other
-FORMS = ANY_FORM, NUMBER_FORM = "any", "number"
 
 Judged = tuple[Status, bool, str]  # status, equal, detail
 
@@ -50,14 +54,14 @@ class MathVerifier(ChildVerifier):
         answer = extract_answer(request.response)
         if not isinstance(reference, str) or not reference.strip():
             status, equal, detail = Status.ERROR, False, "a math reference has an answer, as text"
-        elif request.reference.get("form", ANY_FORM) not in FORMS:
+        elif request.reference.get("form", AUTO_FORM) not in FORMS:
             status, equal, detail = Status.ERROR, False, f"the form of a math reference is one of {', '.join(FORMS)}"
         elif too_long(reference):
             status, equal, detail = Status.ERROR, False, f"of the reference: {too_long(reference)}"
         elif answer is None:
             status, equal, detail = Status.MALFORMED, False, "the response gives no answer"
         else:
-            form = request.reference.get("form", ANY_FORM)
+            form = request.reference.get("form", AUTO_FORM)
             status, equal, detail = self._compared(answer, expected(reference), form, deadline)
         return Verdict(
             id=request.id,
@@ -73,8 +77,8 @@ class MathVerifier(ChildVerifier):
         if bomb:
             return Status.MALFORMED, False, bomb
         answer = tidy(answer)
-        quick = compare_quickly(answer, reference)
-        if quick is not None and (not quick or form == ANY_FORM or read_number(answer)):
+        quick = compare_quickly(answer, reference, form)
+        if quick is not None:
             return Status.SCORED, quick, shown(answer, reference.text, quick)
         key = (answer, reference.text, form)
         judged = self._judged.get(key)
@@ -105,12 +109,15 @@ def expected(reference: str) -> Expected:
     return Expected(text, read_number(text))
 
 
-def compare_quickly(answer: str, reference: Expected) -> bool | None:
+def compare_quickly(answer: str, reference: Expected, form: str = AUTO_FORM) -> bool | None:
     """Equal texts, or two plain numbers; None where it takes more."""
-    if same_text(answer, reference.text):
+    same = same_text(answer, reference.text)
+    if same and form != NUMBER_FORM:
         return True
     given = None if reference.number is None else read_number(answer)
-    return None if given is None or reference.number is None else same_number(given, reference.number)
+    if given is None or reference.number is None:
+        return None
+    return same or (same_number(given, reference.number) and (given.worked_out or form == ANY_FORM))
 
 
 def shown(answer: str, reference: str, equal: bool) -> str:

@@ -15,6 +15,7 @@ NUMBERS = """
 """.split()  # noqa: SIM905
 ARTICLES = frozenset({"the", "a", "an"})
 WRAPPED = re.compile(r"\\text\{([^{}]*)\}")
+WORD = re.compile(r"[^\W\d_]{2,}")
 LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 MATH_WORD = re.compile(
     r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|sqrt|exp|ln|pi|infinity|infty|binom|choose|theta|alpha|beta"
@@ -41,4 +42,4 @@ def number_word(word: str) -> str:
 
 def folded(text: str) -> str:
     """Words, numbers and signs without case, commas and spaces: for what can only be compared as text."""
-    return " ".join(re.findall(r"\d+(?:\.\d+)?|\w+|[^\w\s,.]", WRAPPED.sub(r" \1 ", text).casefold()))
+    return " ".join(re.findall(r"\d*\.?\d+|\w+|[^\w\s,.]", WRAPPED.sub(r" \1 ", text).casefold()))

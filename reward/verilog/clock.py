@@ -2,7 +2,8 @@
 
 A response is judged in a batch with others, and its clock runs only while work goes on that it takes part in: the
 preparation of its problem, a simulation it shares, a playback of its outputs. So a batch may be as long as it likes,
-and no response uses up the time of another for longer than one shared simulation.
+and no response uses up the time of another for longer than one shared simulation. One that ends early because of a
+single response in it costs the others a share only.
 """
 
 import time
@@ -22,6 +23,10 @@ class Clock:
     @property
     def left_s(self) -> float:
         return max(0.0, self._budget_s - self.spent_s)
+
+    def refund(self, seconds: float) -> None:
+        """Take back time that another response used up."""
+        self.spent_s = max(0.0, self.spent_s - seconds)
 
     @property
     def passed(self) -> bool:

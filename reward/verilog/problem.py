@@ -13,6 +13,7 @@ design, no inputs, bidirectional ports, parameters at the instance or several in
 
 import hashlib
 import logging
+import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from reward.config import VerilogConfig
 from reward.errors import UnusableReference
 from reward.sandbox import Sandbox
 from reward.verilog.clock import Clock, running
+from reward.verilog.constants import constants_of
 from reward.verilog.design import Design, parse_design
 from reward.verilog.errors import Rejected
 from reward.verilog.harness import Harness, Joint, wrapped
@@ -31,16 +33,17 @@ from reward.verilog.memory import ByWeight
 from reward.verilog.playback import Part, Playback, Player, bench_cpu_s
 from reward.verilog.recording import BENCH_CPU_S, Recording, record
 from reward.verilog.simulate import Simulator
-from reward.verilog.stimuli import Stimuli, stimuli_for
+from reward.verilog.stimuli import Stimuli, is_exhaustive, stimuli_for
 from reward.verilog.testbench import Bench, Said, read_bench, timescale_of
 from reward.verilog.traces import NoTrace, Trace
 
 log = logging.getLogger(__name__)
 
+GROWTHS = (1, 4, 16)  # times VerilogConfig.cycles
 PROBLEM_ENTRIES = 4096
 PROBLEM_BYTES = 256 << 20  # of problems that one verifier remembers
 ENTRY_BYTES = 16 << 10  # of a problem beside its lists and texts: its reference, parsed
-VECTOR_BYTES = 50  # of a text in memory beside its characters
+STIMULI_BYTES = 64 << 20
 HALF_ENTRIES = 16
 FIELDS = ("reference_source", "top_module", "testbench")
 
@@ -88,10 +91,11 @@ class Problems:
         self._config = config
         self._known: ByWeight[Problem | UnusableReference] = ByWeight(PROBLEM_BYTES, weight)
         self._joints: RecentlyUsed[Joint] = RecentlyUsed(PROBLEM_ENTRIES)
-        self._stimuli: RecentlyUsed[Stimuli] = RecentlyUsed(PROBLEM_ENTRIES)
+        self._stimuli: ByWeight[Stimuli] = ByWeight(STIMULI_BYTES, lambda stimuli: stimuli.memory_bytes)
         # what a preparation that ran out of time had finished: the next one goes on from there
         self._recordings: RecentlyUsed[Recording] = RecentlyUsed(HALF_ENTRIES)
         self._expected: RecentlyUsed[Trace] = RecentlyUsed(HALF_ENTRIES)
+        self._seed = secrets.token_hex(16) if config.seed is None else config.seed
         self._preparing: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
 
@@ -168,7 +172,7 @@ class Problems:
             why_joint=lacking,
         )
         if testbench is None:
-            return self._generated(problem)
+            return self._generated(problem, clock)
         bench = read_bench(testbench, top_module, reference, beside(reference))
         if interface is not None:
             problem = self._recorded(problem, interface, bench, clock)
@@ -177,13 +181,43 @@ class Problems:
             log.info("a testbench of %s cannot be split: %s", top_module, problem.why_joint)
         return problem
 
-    def _generated(self, problem: Problem) -> Problem:
-        assert problem.interface is not None
-        stimuli = self._stimuli.get(problem.interface)
+    def _generated(self, problem: Problem, clock: Clock) -> Problem:
+        """The problem with stimuli of our own. Raises UnusableReference where they would let a constant pass."""
+        interface = problem.interface
+        assert interface is not None
+        if is_exhaustive(interface):
+            stimuli = self._stimuli_for((interface, (), self._config.cycles))
+            return replace(problem, stimuli=stimuli, samples_key=interface)
+        constants = constants_of(problem.reference)
+        best: tuple[float, Stimuli, int] = (-1.0, Stimuli(vectors=()), 0)
+        for growth in GROWTHS if interface.sequential else (1,):
+            cycles = growth * self._config.cycles
+            stimuli = self._stimuli_for((interface, constants, cycles))
+            before_s = clock.spent_s
+            (outcome,) = self._simulator.outcomes([problem.reference], [clock], interface, stimuli)
+            if isinstance(outcome, NoTrace):
+                raise UnusableReference(f"the reference does not run: {detail_of(outcome)}")
+            if outcome.toggled > best[0]:
+                best = outcome.toggled, replace(stimuli, seconds=clock.spent_s - before_s), cycles
+            if outcome.toggled == 1.0 or outcome.says_nothing:
+                break
+        toggled, stimuli, cycles = best
+        if toggled == 0.0:
+            raise UnusableReference(
+                "the outputs of the reference never change under our stimuli, so they would let a constant pass: give a"
+                " testbench"
+            )
+        return replace(problem, stimuli=stimuli, samples_key=f"{interface} {constants} {cycles}")
+
+    def _stimuli_for(self, key: tuple[Interface, tuple[int, ...], int]) -> Stimuli:
+        stimuli = self._stimuli.get(key)
         if stimuli is None:
-            stimuli = stimuli_for(problem.interface, cycles=self._config.cycles, vectors=self._config.vectors)
-            self._stimuli.put(problem.interface, stimuli)
-        return replace(problem, stimuli=stimuli, samples_key=problem.interface)
+            interface, constants, cycles = key
+            stimuli = stimuli_for(
+                interface, cycles=cycles, vectors=self._config.vectors, constants=constants, seed=self._seed
+            )
+            self._stimuli.put(key, stimuli)
+        return stimuli
 
     def _recorded(self, problem: Problem, interface: Interface, bench: Bench, clock: Clock) -> Problem:
         """The problem split, or with our own stimuli, or with the reason why neither."""
@@ -231,7 +265,7 @@ class Problems:
             self._expected.put(half_key, expected)
             stimuli = replace(stimuli, seconds=clock.spent_s - before_s)
         if expected.says_nothing:
-            return self._generated(problem)
+            return self._generated(problem, clock)
         part = Part(stimuli=stimuli, trace=expected)
         with running([clock]) as deadline:
             built = self._playback.build(bench, interface, part, deadline)
@@ -261,17 +295,12 @@ class Problems:
 
 def weight(problem: Problem | UnusableReference) -> int:
     """Bytes that remembering a problem takes, about."""
-    if isinstance(problem, UnusableReference) or problem.player is None or problem.stimuli is None:
+    if isinstance(problem, UnusableReference) or problem.stimuli is None:
         return ENTRY_BYTES
-    vectors = problem.stimuli.vectors
-    assert problem.expected is not None
-    return (
-        ENTRY_BYTES
-        + len(problem.player.vvp)
-        + len(problem.testbench or "")
-        + len(problem.expected.text)
-        + len(vectors) * (VECTOR_BYTES + len(vectors[0]))
-    )
+    size = ENTRY_BYTES + problem.stimuli.memory_bytes + len(problem.testbench or "")
+    if problem.player is not None and problem.expected is not None:
+        size += len(problem.player.vvp) + len(problem.expected.text)
+    return size
 
 
 def beside(reference: Design, interface: Interface | None = None) -> str:

@@ -13,6 +13,7 @@ each design gets the outcome it would have had alone. The clock of a design runs
 import math
 import re
 import secrets
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -75,13 +76,16 @@ class Simulator:
             group = [index for index in group if index not in found]
             if not group:
                 continue
+            started = time.monotonic()
             with running(clocks[index] for index in group) as deadline:
                 outcome = self._group([designs[index] for index in group], interface, stimuli, deadline)
             if isinstance(outcome, NoTrace):
                 if len(group) == 1:
                     found[group[0]] = outcome
-                else:
-                    groups.extend(split(group))
+                    continue
+                groups.extend(split(group))
+                for index in group:  # one of them spoilt it: it costs each a share only
+                    clocks[index].refund((1 - 1 / len(group)) * (time.monotonic() - started))
                 continue
             settled = {index: result for index, result in zip(group, outcome, strict=True) if result is not None}
             found.update(settled)

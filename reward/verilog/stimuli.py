@@ -1,4 +1,4 @@
-"""What is fed to a design: a fixed list of input vectors, the same for every design with the same interface.
+"""What is fed to a design: a list of input vectors, the same for every design of a problem, and known to none of them.
 
 Each vector is applied, everything settles, the outputs are sampled. A clock is an input like any other: one cycle is
 three vectors (data changes while it is low, it rises, it falls), so nothing races with an edge. Where a testbench is
@@ -6,13 +6,14 @@ given, the list is recorded from it instead (recording.py).
 """
 
 import random
-import zlib
 from dataclasses import dataclass
 
 from reward.verilog.interface import Interface, Port
 
-EXHAUSTIVE_BITS = 10  # up to so many input bits, every vector is tried
+EXHAUSTIVE_BITS = 12  # up to so many input bits, every vector is tried
+VECTOR_BYTES = 50  # of a text in memory beside its characters
 RESET_CYCLES = 3  # at the start
+LONG_CYCLES = 512  # from so many on, the second half runs without a reset, for what takes long to happen
 RESET_AGAIN = 1 / 32  # probability per cycle, where a phase has resets
 PHASE_CYCLES = (4, 48)  # the character of the data changes after so many cycles
 ONES = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)  # probability that a one-bit input is 1, by phase
@@ -31,25 +32,49 @@ class Stimuli:
     from_start: bool = False
     seconds: float = 0.0
 
+    @property
+    def memory_bytes(self) -> int:
+        """What they take in memory, about."""
+        return len(self.vectors) * (VECTOR_BYTES + len(self.vectors[0])) if self.vectors else 0
 
-def stimuli_for(interface: Interface, *, cycles: int, vectors: int) -> Stimuli:
-    """Deterministic in its arguments. A combinational interface of few bits gets every vector, twice in different
-    orders: a design that remembers is then caught where one order alone could hide it."""
-    generator = random.Random(zlib.crc32(repr(interface).encode()))
+
+def stimuli_for(
+    interface: Interface, *, cycles: int, vectors: int, constants: tuple[int, ...] = (), seed: object = 0
+) -> Stimuli:
+    """Deterministic in its arguments. `constants` are values worth trying (constants.py).
+
+    A combinational interface of few bits gets every vector, twice in different orders: a design that remembers is then
+    caught where one order alone could hide it. Whoever knows the seed could write down what a reference answers and
+    replay it by delays, so the seed is a secret of the service.
+    """
+    generator = random.Random(f"{seed} {interface}")
     bits = interface.input_bits
     if bits == 0:
         return Stimuli(vectors=("",))
     if interface.sequential:
-        return Stimuli(vectors=tuple(clocked(interface, cycles, generator)))
-    if bits <= EXHAUSTIVE_BITS:
+        return Stimuli(vectors=tuple(clocked(interface, cycles, constants, generator)))
+    if is_exhaustive(interface):
         every = [format(value, f"0{bits}b") for value in range(2**bits)]
         return Stimuli(vectors=(*every, *generator.sample(every, len(every))))
     corners = ["0" * bits, "1" * bits]
-    chosen = [data(interface.inputs, {}, generator.choice(ONES), generator) for _ in range(vectors - len(corners))]
+    chosen = [
+        data(interface.inputs, {}, generator.choice(ONES), constants, generator) for _ in range(vectors - len(corners))
+    ]
+    chosen += [
+        {**data(interface.inputs, {}, generator.choice(ONES), constants, generator), port.name: fitted(value, port)}
+        for port in interface.inputs
+        for value in constants
+        if value.bit_length() <= port.width
+    ]
     return Stimuli(vectors=(*corners, *("".join(vector[port.name] for port in interface.inputs) for vector in chosen)))
 
 
-def clocked(interface: Interface, cycles: int, generator: random.Random) -> list[str]:
+def is_exhaustive(interface: Interface) -> bool:
+    """Whether every input vector is tried, so that a design that agrees everywhere is right."""
+    return not interface.sequential and interface.input_bits <= EXHAUSTIVE_BITS
+
+
+def clocked(interface: Interface, cycles: int, constants: tuple[int, ...], generator: random.Random) -> list[str]:
     """Three vectors a cycle, and one more where there are several clocks. Without a clock, one vector a cycle."""
     main, others = interface.clocks[:1], interface.clocks[1:]
     resets = dict(interface.resets)
@@ -67,9 +92,10 @@ def clocked(interface: Interface, cycles: int, generator: random.Random) -> list
             left = generator.randint(*PHASE_CYCLES)
             ones, resets_again = generator.choice(ONES), generator.random() < 0.5
         left -= 1
-        values.update(data(plain, values, ones, generator))
+        values.update(data(plain, values, ones, constants, generator))
+        undisturbed = cycles >= LONG_CYCLES and cycle >= cycles // 2
         for name, active in resets.items():
-            asserted = cycle < RESET_CYCLES or (resets_again and generator.random() < RESET_AGAIN)
+            asserted = cycle < RESET_CYCLES or (resets_again and not undisturbed and generator.random() < RESET_AGAIN)
             values[name] = str(active if asserted else 1 - active)
         apply()
         for name in others:
@@ -84,9 +110,14 @@ def clocked(interface: Interface, cycles: int, generator: random.Random) -> list
 
 
 def data(
-    ports: list[Port] | tuple[Port, ...], before: dict[str, str], ones: float, generator: random.Random
+    ports: list[Port] | tuple[Port, ...],
+    before: dict[str, str],
+    ones: float,
+    constants: tuple[int, ...],
+    generator: random.Random,
 ) -> dict[str, str]:
-    """A value per port: one bit is 1 with probability `ones`; a vector is uniform, kept, extreme, small or one-hot."""
+    """A value per port: one bit is 1 with probability `ones`; a vector is uniform, kept, extreme, small, one-hot or one
+    of the constants."""
     values: dict[str, str] = {}
     for port in ports:
         if port.width == 1:
@@ -101,7 +132,13 @@ def data(
             value = format(generator.randrange(min(8, 2**port.width)), f"0{port.width}b")
         elif kind < 0.5:
             value = format(1 << generator.randrange(port.width), f"0{port.width}b")
+        elif kind < 0.6 and (fitting := [one for one in constants if one.bit_length() <= port.width]):
+            value = fitted(generator.choice(fitting), port)
         else:
             value = format(generator.getrandbits(port.width), f"0{port.width}b")
         values[port.name] = value
     return values
+
+
+def fitted(value: int, port: Port) -> str:
+    return format(value, f"0{port.width}b")

@@ -26,6 +26,12 @@ class Trace:
         """True where no bit is ever 0 or 1, so that a design need not do anything to agree."""
         return not ("0" in self.text or "1" in self.text)
 
+    @cached_property
+    def toggled(self) -> float:
+        """The fraction of output bits that are 0 somewhere and 1 somewhere: what the stimuli have exercised."""
+        columns = (self.text[start :: self.width] for start in range(self.width))
+        return sum("0" in column and "1" in column for column in columns) / self.width
+
     def __len__(self) -> int:
         return len(self.text) // self.width
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from reward.config import RewardConfig
+from reward.config import RewardConfig, VerilogConfig
 from reward.messages import Status, VerifyRequest
 from reward.verilog.verifier import VerilogVerifier
 from tests.reward.attacks.test_verilog_attacks import ATTACKS
@@ -137,17 +137,18 @@ def test_a_verdict_is_remembered_for_its_problem_only():
 
 
 def test_the_second_simulation_is_like_the_first():
-    """Judged again, by the same service or a fresh one, every verdict is the one before."""
+    """Judged again, by the same service or a fresh one of the same seed, every verdict is the one before."""
     chosen = [attack for attack in ATTACKS if attack.kind == "notice" and attack.problem in (ADDER, EVAL)]
     requests = [attack.request() for attack in chosen]
 
     def verdicts(verifier: VerilogVerifier) -> list:
         return [(one.reward, one.status, dict(one.components)) for one in verifier.verify(requests)]
 
-    first = VerilogVerifier(RewardConfig(deadline_s=20.0, cache_entries=1))
+    seeded = VerilogConfig(seed=1)
+    first = VerilogVerifier(RewardConfig(deadline_s=20.0, cache_entries=1, verilog=seeded))
     once, again = verdicts(first), verdicts(first)
     first.close()
-    second = VerilogVerifier(RewardConfig(deadline_s=20.0))
+    second = VerilogVerifier(RewardConfig(deadline_s=20.0, verilog=seeded))
     fresh, remembered = verdicts(second), verdicts(second)
     second.close()
     assert once == again == fresh == remembered

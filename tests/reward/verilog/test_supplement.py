@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 # our stimuli hardly ever hit one value of 2**16
-REFERENCE = "module m(input [15:0] a, output y); assign y = a == 16'h1234; endmodule"
-BLIND = REFERENCE.replace("a == 16'h1234", "1'b0")
+REFERENCE = "module m(input [15:0] a, output y); assign y = a[0] ^ (a == {4'd1, 4'd2, 4'd3, 4'd4}); endmodule"
+BLIND = REFERENCE.replace(" ^ (a == {4'd1, 4'd2, 4'd3, 4'd4})", "")
 
 
 def judge(response: str, ladder: LadderConfig, prover=None, cells=None):
