@@ -9,13 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("bench_learner.py", "bench_quickstart.py")
+DATA = ["--data", "../shared/data"]  # public problems; what needs them says so where they are absent
+SCRIPTS = {
+    "bench_learner.py": [],
+    "bench_quickstart.py": [],
+    "bench_math_verifier.py": DATA,
+    "bench_verilog_verifier.py": [*DATA, "--soak", "10000"],
+}
 
 
 def main() -> int:
-    for script in SCRIPTS:
+    for script, arguments in SCRIPTS.items():
         print(f"\n## {script}\n", flush=True)
-        if code := subprocess.run([sys.executable, Path(__file__).parent / script], check=False).returncode:
+        if code := subprocess.run([sys.executable, Path(__file__).parent / script, *arguments], check=False).returncode:
             return code
     return 0
 

@@ -31,11 +31,11 @@ from reward.math.evaluate import (
 )
 from reward.math.grammar import Node
 
-SCALES = ((Fraction(1, 20), 1), (1, 10), (10, 150), (150, 3000), (3000, 10**6))
+SCALES = ((Fraction(1, 20), 1), (1, 10), (10, 150), (150, 3000), (3 * 10**5, 10**6))
 SIGNS = ((1,), (-1,), (1, -1))
 POINTS = len(SCALES) * len(SIGNS)
 TRIES = 4 * POINTS  # a reference that is real near zero alone has enough points all the same
-BENDS = 12  # points around constants
+BENDS = 16  # points at and around constants
 HALF = Fraction(1, 2)
 AGREED_DIGITS = 40
 RANDOM = random.SystemRandom()
@@ -178,11 +178,14 @@ def points_at_bends(names: list[str], *trees: Node) -> list[Symbols]:
     """At the constants of the trees and on both sides of them, where a tree is more than a rational function."""
     if all(is_rational_function(tree) for tree in trees):
         return []
-    constants = {sign * constant for tree in trees for constant in numbers_of(tree) for sign in (1, -1)}
-    values = sorted({constant + step for constant in constants for step in (-HALF, 0, HALF)})
-    if len(values) > BENDS:
-        values = RANDOM.sample(values, BENDS)
+    constants = {sign * constant for tree in trees for constant in constants_of(tree) for sign in (1, -1)}
+    around = {constant + step for constant in constants for step in (-HALF, HALF)} - constants
+    values = [*shuffled(constants), *shuffled(around)][:BENDS]
     return [{name: value if at == 0 else RANDOM.choice(values) for at, name in enumerate(names)} for value in values]
+
+
+def shuffled(values: set[Fraction]) -> list[Fraction]:
+    return RANDOM.sample(sorted(values), len(values))
 
 
 def is_rational_function(tree: Node) -> bool:
@@ -193,10 +196,15 @@ def is_rational_function(tree: Node) -> bool:
     return all(is_rational_function(part) for part in tree[1:] if isinstance(part, tuple))
 
 
-def numbers_of(tree: Node) -> frozenset[Fraction]:
-    if tree[0] == "number":
-        return frozenset({tree[1]})
-    return frozenset().union(*(numbers_of(part) for part in tree[1:] if isinstance(part, tuple)))
+def constants_of(tree: Node) -> frozenset[Fraction]:
+    """The rational values of its largest parts without symbols."""
+    if not symbols_of(tree):
+        try:
+            value = Evaluation({}, None).of(tree)
+        except (TooBig, Undefined):
+            return frozenset()
+        return frozenset({value}) if isinstance(value, Fraction) else frozenset()
+    return frozenset().union(*(constants_of(part) for part in tree[1:] if isinstance(part, tuple)))
 
 
 def constant_value(tree: Node) -> Fraction | None:

@@ -46,11 +46,11 @@ def library_says(answer: str, reference: str) -> bool:
 
 @functools.lru_cache(REFERENCES)
 def worked_out(reference: str) -> sympy.Basic | None:
-    """The expression of a reference that compares with itself in time."""
+    """The expression of a reference that is told from a simple one in time. Raises TooSlow."""
     with limited("reference"):
         wanted = expression(reference)
-        if wanted is not None:
-            verify([wanted], [wanted], timeout_seconds=None)
+        if isinstance(wanted, sympy.Expr):
+            verify([wanted], [sympy.Add(1, *wanted.free_symbols)], timeout_seconds=None)
             value(wanted)
         return wanted
 

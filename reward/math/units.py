@@ -132,11 +132,7 @@ def read_unit(text: str) -> Unit | None:
         text = re.sub(rf"\b{name}\b", written, text)
     parts = [part.split() for part in text.split("/")]
     words = [word for part in parts for word in part if word.strip(".")]
-    if (
-        not words
-        or len(words) > MAX_LABEL_WORDS
-        or any({word.strip("."), singular(word.strip("."))} & NO_UNIT for word in words)
-    ):
+    if not words or len(words) > MAX_LABEL_WORDS or any(map(is_no_unit, words)) or PARTS.fullmatch(words[-1]):
         return None
     powers: dict[str, int] = {}
     factor = Fraction(1)

@@ -8,8 +8,9 @@ r"""Is an answer the number itself, or a calculation that is left to the reader?
 from fractions import Fraction
 
 from reward.math.evaluate import Evaluation, TooBig, Undefined, symbols_of
-from reward.math.forms import Braced, Form, Named, Quantity
+from reward.math.forms import Braced, Choice, Form, Named, Quantity
 from reward.math.grammar import Node
+from reward.math.reading import read
 
 TEN: Node = ("number", Fraction(10))
 
@@ -21,11 +22,16 @@ def asked_number(reference: Form) -> Quantity | None:
 
 
 def is_left_undone(answer: Form, *, exact: bool) -> bool:
-    """Whether something in it is still to be worked out. `exact`: the number asked for is rational, not rounded."""
+    """Whether something in it is still to be worked out. `exact`: the number asked for is rational, not rounded.
+
+    Raises Unreadable for a choice whose meaning cannot be read.
+    """
     if isinstance(answer, Named):
         return is_left_undone(answer.value, exact=exact)
     if isinstance(answer, Braced):
         return any(is_left_undone(item, exact=exact) for item in answer.items)
+    if isinstance(answer, Choice):
+        return bool(answer.meaning) and is_left_undone(read(answer.meaning), exact=exact)
     if not isinstance(answer, Quantity) or is_number(answer):
         return False
     return has_undone_part(answer.tree) or (exact and not symbols_of(answer.tree))  # 5m may be 5 metres
@@ -40,7 +46,7 @@ def is_literal(tree: Node) -> bool:
     if kind == "number":
         return True
     if kind == "-":
-        return is_literal(parts[0])
+        return parts[0][0] != "-" and is_literal(parts[0])
     if kind == "/":
         over, under = whole(parts[0]), whole(parts[1])
         return bool(over is not None and under and over % under)

@@ -45,7 +45,7 @@ exec vvp -n s.vvp
 BLAME = re.compile(r"^s\.v:(\d+): (error|syntax error|sorry|assert|warning): ?(.*)", re.MULTILINE)
 SYNTAX = re.compile(r"^s\.v:(\d+): syntax error()()", re.MULTILINE)
 WIDTH = re.compile(r"Port \d+ \((.+?)\) of \S+ expects (\d+) bits, got (\d+)")
-OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|cannot allocate|Killed|Aborted|Segmentation", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|cannot allocate", re.IGNORECASE)
 CPU_EXCEEDED = re.compile(r"CPU time limit exceeded")
 OUR_NAME = re.compile(r"\bt[0-9a-f]{16}\w*(?:\.t[0-9a-f]{16}\w*)*")  # of a module or instance in a simulation
 MEMORY_BYTES = 1 << 30
@@ -268,10 +268,11 @@ def no_trace(finished: Finished, said: str) -> NoTrace:
         status, certain, detail = Status.TIMEOUT, False, f"{who} did not end within {finished.seconds:.1f} s"
     elif finished.ending in (Ending.OUTPUT, Ending.FILE):
         detail = f"{who} wrote too much"
-    elif compiled or OUT_OF_MEMORY.search(said):
-        detail = f"{who} broke off: {last_line(said)}"
-    else:
-        status, detail = Status.MALFORMED, f"does not compile: {last_line(said)}"
+    elif OUT_OF_MEMORY.search(said):
+        detail = f"{who} ran out of memory: {last_line(said)}"
+    else:  # a design that makes a tool crash is no way out of being wrong
+        said = last_line(said)
+        status, detail = Status.MALFORMED, f"simulation broke off: {said}" if compiled else f"does not compile: {said}"
     return NoTrace(status=status, detail=detail, compiled=compiled, ports=compiled, certain=certain)
 
 

@@ -199,12 +199,11 @@ def test_a_reference_outside_the_language_goes_to_math_verify(verifier):
     assert judge(verifier, r"\boxed{9^{9^{9^{9}}}}", reference).status == Status.MALFORMED
 
 
-@pytest.mark.parametrize("answer", [r"(n+\sqrt{n}+\pi+1)^{97}", r"(n+1)^{99}(n+2)^{99}(n+3)^{99}", r"\binom{n}{99}"])
-def test_an_answer_that_busies_math_verify_is_malformed(verifier, answer):
+def test_an_answer_that_busies_math_verify_is_malformed(verifier):
     """Beside a reference that is quick, what takes long is the answer: it is wrong, and stays in its group."""
     reference = r"\sum_{k=1}^{n} k^2"
-    verdict = judge(verifier, rf"\boxed{{{answer}}}", reference)
-    assert (verdict.reward, verdict.status in (Status.MALFORMED, Status.SCORED)) == (0.0, True)
+    verdict = judge(verifier, r"\boxed{(n+\sqrt{n}+\pi+1)^{97}}", reference)
+    assert (verdict.status, verdict.reward) == (Status.MALFORMED, 0.0)
     assert verdict.seconds < 10.0
     assert judge(verifier, r"\boxed{\frac{n(n+1)(2n+1)}{6}}", reference).reward == 1.0
 
