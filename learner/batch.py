@@ -65,6 +65,7 @@ class MicroBatch:
 def outcomes_of(batch: TrainBatch) -> Outcomes:
     return Outcomes(
         rewards=torch.tensor([sample.reward for sample in batch.samples], dtype=torch.float64),
+        unshaped=torch.tensor([sample.unshaped for sample in batch.samples], dtype=torch.float64),
         groups=torch.tensor([sample.group for sample in batch.samples]),
         lengths=torch.tensor([len(sample.response_ids) for sample in batch.samples]),
     )

@@ -147,6 +147,7 @@ def _specimen(vocabulary: int) -> Trained:
             entropies=ones,
             versions=np.zeros(len(response), np.int32),
             reward=0.0,
+            unshaped=0.0,
         )
 
     samples = tuple(sample(0, response) for response in (first, second, third))

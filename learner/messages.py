@@ -25,6 +25,7 @@ class TrainSample:
     entropies: np.ndarray
     versions: np.ndarray
     reward: float
+    unshaped: float  # the verifier's own reward, which filters by accuracy look at
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)

@@ -79,6 +79,7 @@ def train_batch(step: int, groups: dict[int, Group], rewards: Rewards) -> TrainB
             entropies=rollout.entropies,
             versions=rollout.versions,
             reward=reward,
+            unshaped=rewards.raw(verdict),
         )
         for number, group in groups.items()
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)

@@ -74,6 +74,7 @@ def batch_of(step: int, *, shared_header: bool, distinct: int) -> TrainBatch:
                     entropies=np.ones(count, np.float32),
                     versions=np.full(count, step, np.int32),
                     reward=float(member % 2),
+                    unshaped=float(member % 2),
                 )
             )
     return TrainBatch(step=step, samples=tuple(samples))

@@ -72,6 +72,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("--data", type=Path, required=True, help="folder with gsm8k/ and math/")
     data = arguments.parse_args().data
+    if not data.is_dir():
+        print(f"no problems under {data}: nothing measured")
+        return
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     config = RewardConfig(deadline_s=30.0)
     cold, warm = MathVerifier(replace(config, cache_entries=0)), MathVerifier(config)

@@ -10,9 +10,9 @@ from learner.objective.stats import Outcomes
 
 @dataclass(frozen=True, kw_only=True)
 class MixedGroupsOnly:
-    """Drop groups whose samples all got the same reward: their advantages are zero.
+    """Drop groups whose samples the verifier all gave the same reward.
 
-    Rule    a sample stays iff max(R) > min(R) in its group.
+    Rule    a sample stays iff max(R) > min(R) in its group, R before shaping: lengths alone make no group mixed.
     Source  the filter half of DAPO's dynamic sampling, arXiv:2503.14476, K; the scheduler does not refill the batch.
     Traps   dropped tokens leave the denominators too, so a batch with one mixed group takes a full-sized step.
     """
@@ -21,6 +21,6 @@ class MixedGroupsOnly:
         """bool [seq]."""
         _, group = outcomes.groups.unique(return_inverse=True)
         empty = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
-        high = empty.scatter_reduce(0, group, outcomes.rewards, "amax", include_self=False)
-        low = empty.scatter_reduce(0, group, outcomes.rewards, "amin", include_self=False)
+        high = empty.scatter_reduce(0, group, outcomes.unshaped, "amax", include_self=False)
+        low = empty.scatter_reduce(0, group, outcomes.unshaped, "amin", include_self=False)
         return (high > low)[group]

@@ -14,11 +14,13 @@ class Outcomes:
     """All samples of a train batch, the same on every rank.
 
     rewards  float64 [seq]
+    unshaped float64 [seq] rewards before shaping, as the verifier gave them
     groups   int64   [seq] samples of one prompt share it
     lengths  int64   [seq] response tokens
     """
 
     rewards: Tensor
+    unshaped: Tensor
     groups: Tensor
     lengths: Tensor
 

@@ -2,7 +2,7 @@ r"""Do two expression trees have the same value, wherever they have one?
 
 Constants   compared exactly where both are rational; else to AGREED_DIGITS digits below the smallest number on the way,
             so that 10^100 + \sqrt2 is not 10^100 + \sqrt3 and 1/2^99 is not 1/2^98.
-Symbols     two expressions are equal where they agree at POINTS random points at which the reference is real
+Symbols     two expressions are equal where they agree at enough random points at which the reference is real
             (Schwartz-Zippel; the points are fresh each time, so no answer can be made to agree at them alone). They
             lie at every scale of SCALES on either side of zero, and where a function may have a bend (|x - 50|,
             \lfloor x \rfloor) also at and around the constants of both expressions. An answer has no symbol that the
@@ -33,9 +33,10 @@ from reward.math.grammar import Node
 
 SCALES = ((Fraction(1, 20), 1), (1, 10), (10, 150), (150, 3000), (3 * 10**5, 10**6))
 SIGNS = ((1,), (-1,), (1, -1))
-POINTS = len(SCALES) * len(SIGNS)
-TRIES = 4 * POINTS  # a reference that is real near zero alone has enough points all the same
-BENDS = 16  # points at and around constants
+POINTS = len(SCALES) * 2
+ROUNDS = 6  # a reference that is real near zero alone has enough points all the same
+BENDS = 9  # points at and around constants
+BENT = frozenset({"abs", "floor", "ceil", "max", "min", "gcd", "lcm", "root", "factorial"})
 HALF = Fraction(1, 2)
 AGREED_DIGITS = 40
 RANDOM = random.SystemRandom()
@@ -74,7 +75,7 @@ def all_agree(answer: Node, reference: Node, names: list[str], base: Fraction | 
     complex_points, agreed = [], 0
     too_big: TooBig | None = None
     bends = points_at_bends(names, answer, reference)
-    enough = POINTS + len(bends)
+    enough = len(SCALES) * (2 if len(names) == 1 else len(SIGNS)) + len(bends)
     for symbols in itertools.chain(bends, points(names)):
         try:
             values, tolerance = settled((answer, reference), symbols, base)
@@ -162,10 +163,10 @@ def product(left: Value, right: Value) -> Value:
 
 def points(names: list[str]) -> Iterator[Symbols]:
     """Random values, each scale with each sign; where signs differ, each symbol has its own scale, too."""
-    kinds = list(itertools.product(SCALES, SIGNS))
-    for attempt in range(TRIES):
-        scale, signs = kinds[attempt % len(kinds)]
-        mixed = len(signs) > 1 and len(names) > 1
+    for scale, signs in itertools.chain.from_iterable(itertools.repeat(list(itertools.product(SCALES, SIGNS)), ROUNDS)):
+        mixed = len(signs) > 1
+        if mixed and len(names) == 1:
+            continue
         yield {name: drawn(RANDOM.choice(SCALES) if mixed else scale) * RANDOM.choice(signs) for name in names}
 
 
@@ -175,8 +176,8 @@ def drawn(scale: tuple[Fraction | int, Fraction | int]) -> Fraction:
 
 
 def points_at_bends(names: list[str], *trees: Node) -> list[Symbols]:
-    """At the constants of the trees and on both sides of them, where a tree is more than a rational function."""
-    if all(is_rational_function(tree) for tree in trees):
+    """At the constants of the trees and on both sides of them, where a function in one may have a bend."""
+    if all(is_smooth(tree) for tree in trees):
         return []
     constants = {sign * constant for tree in trees for constant in constants_of(tree) for sign in (1, -1)}
     around = {constant + step for constant in constants for step in (-HALF, HALF)} - constants
@@ -188,12 +189,13 @@ def shuffled(values: set[Fraction]) -> list[Fraction]:
     return RANDOM.sample(sorted(values), len(values))
 
 
-def is_rational_function(tree: Node) -> bool:
-    if tree[0] == "call":
+def is_smooth(tree: Node) -> bool:
+    """Whether no function in it has a bend or a jump; one without agrees with another everywhere or nearly nowhere."""
+    if tree[0] == "call" and (tree[1] in BENT or tree[1].startswith("arc")):
         return False
-    if tree[0] == "^" and not (tree[2][0] == "number" and tree[2][1].denominator == 1):
+    if tree[0] == "^" and (tree[2][0] == "/" or (tree[2][0] == "number" and tree[2][1].denominator > 1)):
         return False
-    return all(is_rational_function(part) for part in tree[1:] if isinstance(part, tuple))
+    return all(is_smooth(part) for part in tree[1:] if isinstance(part, tuple))
 
 
 def constants_of(tree: Node) -> frozenset[Fraction]:

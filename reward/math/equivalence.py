@@ -62,6 +62,7 @@ def judge(payload: dict) -> dict:
         return by_library(answer_text, reference_text)
     except (TooBig, Undefined) as error:
         return {"status": Status.ERROR.value, "detail": f"the reference cannot be worked out: {error} is too big"}
+    WORK.start(parts=sum(1 for _ in trees_of(reference)))
     try:
         answer = read_whole(answer_text)
         if is_refused(answer, reference, payload.get("form", AUTO_FORM)):
@@ -94,9 +95,10 @@ def is_refused(answer: Form, reference: Form, form: str) -> bool:
 
 def too_big(reference: Form) -> bool:
     """Whether a reference alone is more than may be worked out; its parts one by one, as an equal answer takes it."""
-    WORK.start()
+    trees = list(trees_of(reference))
+    WORK.start(parts=len(trees))
     try:
-        for tree in trees_of(reference):
+        for tree in trees:
             work_out(tree)
     except TooBig:
         return True
@@ -125,7 +127,7 @@ def trees_of(form: Form) -> Iterator[Node]:
 
 
 def by_library(answer: str, reference: str) -> dict:
-    refused = out_of_bounds(answer)
+    refused = out_of_bounds(answer) or out_of_reach(answer)
     if refused:
         return {"status": Status.MALFORMED.value, "detail": f"the answer is not worked on: {refused}"}
     try:
@@ -133,6 +135,18 @@ def by_library(answer: str, reference: str) -> dict:
     except TooSlow as error:
         status = Status.TIMEOUT if error.guilty == "reference" else Status.MALFORMED
         return {"status": status.value, "detail": str(error)}
+
+
+def out_of_reach(answer: str) -> str | None:
+    """Why math-verify is not asked about an answer that we can read, or None where it is."""
+    try:
+        for tree in trees_of(read_whole(answer)):
+            work_out(tree)
+    except TooBig as error:
+        return f"{error} is too big"
+    except (Unreadable, Undefined):
+        pass
+    return None
 
 
 def same_words(answer: str, reference: str) -> bool:
@@ -232,9 +246,13 @@ def same_in_order(answer: tuple[Form, ...], reference: tuple[Form, ...]) -> bool
 
 def same_in_any_order(answer: tuple[Form, ...], reference: tuple[Form, ...], *, distinct: bool) -> bool:
     if distinct:
-        return all(any(same(one, other) for other in reference) for one in answer) and all(
-            any(same(one, other) for one in answer) for other in reference
-        )
+        met = set()
+        for one in answer:
+            found = next((at for at, other in enumerate(reference) if same(one, other)), None)
+            if found is None:
+                return False
+            met.add(found)
+        return all(at in met or any(same(one, other) for one in answer) for at, other in enumerate(reference))
     left = list(answer)
     for other in reference:
         found = next((at for at, one in enumerate(left) if same(one, other)), None)

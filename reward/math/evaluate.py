@@ -47,17 +47,18 @@ class Work:
     """What judging one answer has cost, in functions of a thousand digits (about 3 ms each on one core)."""
 
     LIMIT = 300.0
+    OF_PART = 30.0  # more for each value of a reference, which is not the answer's to choose
     OF_ANY = 0.02  # a function of a few digits
 
     def __init__(self) -> None:
-        self._spent = 0.0
+        self._spent, self._limit = 0.0, self.LIMIT
 
-    def start(self) -> None:
-        self._spent = 0.0
+    def start(self, parts: int = 0) -> None:
+        self._spent, self._limit = 0.0, self.LIMIT + self.OF_PART * parts
 
     def spend(self, digits: int) -> None:
         self._spent += self.OF_ANY + (digits / 1000) ** 2
-        if self._spent > self.LIMIT:
+        if self._spent > self._limit:
             raise Exhausted("the work")
 
 

@@ -61,6 +61,10 @@ SYMBOL = r"(?:\\?[a-zA-Z]+|\\vec ?\{[a-z]\}|\\mathbf ?\{[a-z]\})(?:_(?:\{?\w{1,3
 NAME = re.compile(rf"{SYMBOL}(?:\^\{{?-1\}}?)?(?: ?\( ?[a-zA-Z](?: ?, ?[a-zA-Z])* ?\))?", re.ASCII)
 NAMES = re.compile(r"\( ?\\?[a-zA-Z]+(?: ?, ?\\?[a-zA-Z]+)+ ?\)", re.ASCII)
 LABEL = re.compile(r"(?:\\text\{[a-zA-Z ]*\}|[a-zA-Z ]{4,})")
+DENIED = re.compile(
+    r"(?i)\b(?:not|no|nor|never|neither|either|nothing|or|wrong|wrongly|incorrect|false|except|unless|but|isnt|nt|maybe"
+    r"|perhaps|if|unlike|than)\b"
+)
 MATRIX = re.compile(r"\\begin\{([pbBv]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}")
 INFINITE = re.compile(r"([-+]?) ?(?:\\infty|infinity|oo|inf)", re.IGNORECASE)
 PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])|\+/-|\+-(?=\\)")
@@ -212,6 +216,8 @@ def read_equation(sides: list[str]) -> Form:
     first, last = sides[0], sides[-1]
     if len(sides) == 2 and is_name(last) and not is_name(first):
         first, last = last, first
+    if LABEL.fullmatch(first) and DENIED.search(first):
+        raise Unreadable("an equation that is denied, or one of several")
     if is_name(first) or NAMES.fullmatch(first) or LABEL.fullmatch(first):
         value = read_alternatives(last)
         for between in sides[1:-1]:

@@ -107,7 +107,7 @@ def parse_design(
         top=index[top_module],
         calm=calm,
         looped=looped,
-        sociable=reader.sociable,
+        sociable=reader.sociable and not trusted,  # what nobody checked could see and end its mates
     )
 
 

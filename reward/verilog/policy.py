@@ -115,8 +115,9 @@ FUNCTIONS = words(
     """
 )
 
-# In escaped names: iverilog strips the backslash, so \$finish is the system task, and its preprocessor looks inside.
-UNSAFE_IN_NAMES = ("$", '"', "`", "/*", "//")
+# In escaped names: iverilog strips the backslash, so \$finish is the system task, and its preprocessor looks inside;
+# and we put no space around `::`, so that the next word would become part of the name.
+UNSAFE_IN_NAMES = ("$", '"', "`", "/*", "//", "::")
 
 OPENERS = frozenset((TokenKind.OpenParenthesis, TokenKind.OpenBrace, TokenKind.OpenBracket))
 CLOSERS = frozenset((TokenKind.CloseParenthesis, TokenKind.CloseBrace, TokenKind.CloseBracket))

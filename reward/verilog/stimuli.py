@@ -1,11 +1,13 @@
 """What is fed to a design: a list of input vectors, the same for every design of a problem, and known to none of them.
 
 Each vector is applied, everything settles, the outputs are sampled. A clock is an input like any other: one cycle is
-three vectors (data changes while it is low, it rises, it falls), so nothing races with an edge. Where a testbench is
-given, the list is recorded from it instead (recording.py).
+three vectors (data changes while it is low, it rises, it falls), so nothing races with an edge. In some cycles data
+change while it is high too, which a latch shows, or a reset comes and goes between two edges, which only an
+asynchronous one sees. Where a testbench is given, the list is recorded from it instead (recording.py).
 """
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reward.verilog.interface import Interface, Port
@@ -15,6 +17,8 @@ VECTOR_BYTES = 50  # of a text in memory beside its characters
 RESET_CYCLES = 3  # at the start
 LONG_CYCLES = 512  # from so many on, the second half runs without a reset, for what takes long to happen
 RESET_AGAIN = 1 / 32  # probability per cycle, where a phase has resets
+RESET_PULSE = 1 / 32  # the same, for one that comes and goes while the clock is high, in any phase
+LATE_DATA = 1 / 4  # probability per cycle that data change while the clock is high too
 PHASE_CYCLES = (4, 48)  # the character of the data changes after so many cycles
 ONES = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)  # probability that a one-bit input is 1, by phase
 
@@ -58,10 +62,14 @@ def stimuli_for(
         return Stimuli(vectors=(*every, *generator.sample(every, len(every))))
     corners = ["0" * bits, "1" * bits]
     chosen = [
-        data(interface.inputs, {}, generator.choice(ONES), constants, generator) for _ in range(vectors - len(corners))
+        data(interface.inputs, {}, biases(interface.inputs, generator), constants, generator)
+        for _ in range(vectors - len(corners))
     ]
     chosen += [
-        {**data(interface.inputs, {}, generator.choice(ONES), constants, generator), port.name: fitted(value, port)}
+        {
+            **data(interface.inputs, {}, biases(interface.inputs, generator), constants, generator),
+            port.name: fitted(value, port),
+        }
         for port in interface.inputs
         for value in constants
         if value.bit_length() <= port.width
@@ -75,13 +83,14 @@ def is_exhaustive(interface: Interface) -> bool:
 
 
 def clocked(interface: Interface, cycles: int, constants: tuple[int, ...], generator: random.Random) -> list[str]:
-    """Three vectors a cycle, and one more where there are several clocks. Without a clock, one vector a cycle."""
+    """At least three vectors a cycle, and one more where there are several clocks. Without a clock, one a cycle."""
     main, others = interface.clocks[:1], interface.clocks[1:]
     resets = dict(interface.resets)
     plain = [port for port in interface.inputs if port.name not in interface.clocks and port.name not in resets]
     levels = dict.fromkeys(interface.clocks, "0")
     values: dict[str, str] = {}
-    ones, left, resets_again = 0.5, 0, False
+    ones: dict[str, float] = {}
+    left, resets_again = 0, False
     vectors: list[str] = []
 
     def apply() -> None:
@@ -90,7 +99,7 @@ def clocked(interface: Interface, cycles: int, constants: tuple[int, ...], gener
     for cycle in range(cycles):
         if left == 0:
             left = generator.randint(*PHASE_CYCLES)
-            ones, resets_again = generator.choice(ONES), generator.random() < 0.5
+            ones, resets_again = biases(plain, generator), generator.random() < 0.5
         left -= 1
         values.update(data(plain, values, ones, constants, generator))
         undisturbed = cycles >= LONG_CYCLES and cycle >= cycles // 2
@@ -102,26 +111,43 @@ def clocked(interface: Interface, cycles: int, constants: tuple[int, ...], gener
             if generator.random() < 0.5:
                 levels[name] = "10"[int(levels[name])]
                 apply()
-        for level in "10":
-            for name in main:
-                levels[name] = level
+        for name in main:
+            levels[name] = "1"
+            apply()
+            if generator.random() < LATE_DATA:
+                values.update(data(plain, values, ones, constants, generator))
                 apply()
+            if resets and not undisturbed and generator.random() < RESET_PULSE:
+                name_of_one = generator.choice(list(resets))
+                for flipped in (True, False):
+                    values[name_of_one] = str(int(resets[name_of_one] == flipped))
+                    apply()
+            levels[name] = "0"
+            apply()
     return vectors
 
 
+def biases(ports: Sequence[Port], generator: random.Random) -> dict[str, float]:
+    """The probability of 1 for each input, half of the time the same for all: an enable is then held without a load."""
+    if generator.random() < 0.5:
+        return dict.fromkeys((port.name for port in ports), generator.choice(ONES))
+    return {port.name: generator.choice(ONES) for port in ports}
+
+
 def data(
-    ports: list[Port] | tuple[Port, ...],
-    before: dict[str, str],
-    ones: float,
+    ports: Sequence[Port],
+    before: Mapping[str, str],
+    ones: Mapping[str, float],
     constants: tuple[int, ...],
     generator: random.Random,
 ) -> dict[str, str]:
-    """A value per port: one bit is 1 with probability `ones`; a vector is uniform, kept, extreme, small, one-hot or one
-    of the constants."""
+    """A value per port: one bit is 1 with probability `ones`; a vector is uniform, kept, extreme, small, one-hot, one of
+    the constants, or that of another port."""
     values: dict[str, str] = {}
+    last: dict[int, str] = {}  # width -> value of the port before
     for port in ports:
         if port.width == 1:
-            values[port.name] = str(int(generator.random() < ones))
+            values[port.name] = str(int(generator.random() < ones[port.name]))
             continue
         kind = generator.random()
         if kind < 0.2 and port.name in before:
@@ -134,9 +160,11 @@ def data(
             value = format(1 << generator.randrange(port.width), f"0{port.width}b")
         elif kind < 0.6 and (fitting := [one for one in constants if one.bit_length() <= port.width]):
             value = fitted(generator.choice(fitting), port)
+        elif kind < 0.65 and port.width in last:
+            value = last[port.width]
         else:
             value = format(generator.getrandbits(port.width), f"0{port.width}b")
-        values[port.name] = value
+        values[port.name] = last[port.width] = value
     return values
 
 

@@ -57,6 +57,7 @@ def _make_sample(rng, group, prompt, response, reward, temperature=None, version
         entropies=rng.uniform(0.0, 3.0, count).astype(np.float32),
         versions=np.full(count, version, np.int32),
         reward=float(reward),
+        unshaped=float(reward),
     )
 
 

@@ -8,6 +8,7 @@ from learner.objective.advantage import GroupMean
 def outcomes(rewards, groups) -> Outcomes:
     return Outcomes(
         rewards=torch.tensor(rewards, dtype=torch.float64),
+        unshaped=torch.zeros(len(groups), dtype=torch.float64),
         groups=torch.tensor(groups),
         lengths=torch.ones(len(groups), dtype=torch.int64),
     )

@@ -101,6 +101,7 @@ def test_padding_and_unselected_tokens_have_no_gradient(token_stats):
 def test_filters_must_all_agree():
     outcomes = Outcomes(
         rewards=torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64),
+        unshaped=torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64),
         groups=torch.tensor([0, 0, 1, 1]),
         lengths=torch.tensor([1, 2, 3, 4]),
     )

@@ -7,6 +7,7 @@ may end as a timeout or a fault of ours, which would let a policy out of a group
 MANY = " or ".join(str(number) for number in range(200))
 LIST = ", ".join(str(number) for number in range(200))
 
+SUM_OF_NUMBERS = r"\sum_{k=1}^{4} k"
 SUM = r"\sum_{k=1}^{n} k^2"
 ELEMENTS = ", ".join(f"x^{{{number}}}+\\sqrt{{x}}" for number in range(2, 32))
 POWERS = ", ".join(f"\\ln\\sin x^{{{number}}}" for number in range(2, 32))
@@ -106,6 +107,8 @@ BOXES = [
     ("logic: not", "42", "not 42"),
     ("logic: unequal", "42", r"\neq 42"),
     ("logic: combining stroke", "42", "=\u0338 42"),
+    ("logic: an equation denied", "5", "not x=5"),
+    ("logic: an equation denied in the middle", "5", "x is not =5"),
     ("logic: x unequal", "42", r"x \ne 42"),
     ("logic: hedged", "42", "42 or not 42"),
     ("logic: maybe", "42", "42 maybe"),
@@ -214,6 +217,9 @@ BOXES = [
     ("deep: equations in points", "1", "(x=(1," * 90 + "2" + "))" * 90),
     ("slow: an expansion for a sum", SUM, r"(n+\sqrt{n}+\pi+1)^{97}"),
     ("slow: a product of expansions for a sum", SUM, r"(n+1)^{99}(n+2)^{99}(n+3)^{99}"),
+    ("slow: a factorial of a power for a sum", SUM_OF_NUMBERS, "(10^{9})!"),
+    ("slow: a product as an exponent for a sum", SUM_OF_NUMBERS, r"3^{99\cdot 99\cdot 99\cdot 99\cdot 99}"),
+    ("slow: the same behind a sign that only math-verify reads", SUM_OF_NUMBERS, r"\Re 3^{99\cdot 99\cdot 99\cdot 99}"),
     ("slow: sines of sines for a sum", SUM, r"\sin(\sin(\sin(\sin(n^{99}+n^{98}))))"),
     ("slow: products against a list", ELEMENTS, r"\prod_{k=1}^{99} k, " + POWERS),
     ("slow: many elements against many", ELEMENTS, POWERS),

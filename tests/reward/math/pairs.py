@@ -2,6 +2,8 @@ r"""Answers and references, by hand: the first equal their reference, the second
 
 EQUAL = [
     ("25 fifth graders", "25"),
+    ("total cost = 5", "5"),
+    (r"\text{the number of terms} = 5", "5"),
     ("[1,2,3]", "1,2,3"),
     ("5 m", "5"),
     ("5", r"5\text{ m}"),
@@ -311,6 +313,10 @@ DIFFERENT = [
     ("(1,2]", "1,2"),
     ("|x-50|", "50-x"),
     ("5 sixths", "5"),
+    ("not x=5", "5"),
+    ("x is not =5", "5"),
+    ("never x=5", "x=5"),
+    (r"\text{not }=5", "5"),
     ("5 negative", "5"),
     ("5 plus seven", "5"),
     ("1234567.5", "1234568.5"),

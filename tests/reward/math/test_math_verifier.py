@@ -46,6 +46,11 @@ def judge(verifier: MathVerifier, response: str, answer: str, **reference: str):
         ("from 10 to -3", "-3"),
         ("12-5", "5"),
         ("it costs 1,234.50 dollars", "1,234.50"),
+        ("The answer is 5 since there are 3 boxes", "5"),
+        ("the answer is 3 times 4 which makes 12", "12"),
+        ("The answer is 5. No other values work.", "5"),
+        ("The answer is 42. Wait, it is 43.", "42. Wait, it is 43."),
+        ("The answer is 0.5. Or, in percent, 50%.", "0.5"),
     ],
 )
 def test_extract(response, answer):
@@ -170,6 +175,17 @@ def test_what_is_not_worked_out_is_malformed(verifier, expression):
     verdict = judge(verifier, rf"\boxed{{{expression}}}", "4", form="any")
     assert (verdict.status, verdict.reward, verdict.trainable) == (Status.MALFORMED, 0.0, True)
     assert time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize("brackets", ["{}", r"\{{{}\}}"])
+def test_a_long_list_of_formulas_is_worked_out(verifier, brackets):
+    """Thirty formulas in any order are equal to themselves, and an answer that keeps us busy is the answer's fault."""
+    powers = range(2, 32)
+    reference = brackets.format(", ".join(rf"x^{{{power}}}+\sqrt{{x}}" for power in powers))
+    turned = brackets.format(", ".join(rf"\sqrt{{x}}+x^{{{power}}}" for power in reversed(powers)))
+    busy = brackets.format(", ".join(rf"x^{{{power}}}+\sqrt{{x}}+0\ln\sin x^{{99}}" for power in powers))
+    assert judge(verifier, rf"\boxed{{{turned}}}", reference).reward == 1.0
+    assert judge(verifier, rf"\boxed{{{busy}, x}}", reference).status in (Status.MALFORMED, Status.SCORED)
 
 
 def test_a_reference_that_cannot_be_worked_out_is_an_error(verifier):
