@@ -5,7 +5,7 @@
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends iverilog bubblewrap g++ make \
+    && apt-get install -y --no-install-recommends iverilog bubblewrap yosys g++ make \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /temper

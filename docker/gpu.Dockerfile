@@ -6,7 +6,7 @@ FROM nvidia/cuda:13.0.2-devel-ubuntu24.04
 
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-       python3 python3-dev python3-venv iverilog bubblewrap g++ make \
+       python3 python3-dev python3-venv iverilog bubblewrap yosys g++ make \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/temper
 ENV PATH=/opt/temper/bin:$PATH

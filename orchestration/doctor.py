@@ -127,6 +127,9 @@ def _programs(plan: RunPlan | None) -> Iterator[Finding]:
         except RewardError as error:
             unsafe = plan is not None and plan.reward.sandbox == "unsafe"
             yield Finding(what="sandbox", state=State.NOTE if unsafe else State.MISSING, found=str(error))
+    yield _program(
+        "yosys", "apt-get install yosys, needed by the rungs formal and cost of reward.verilog.ladder", needed=False
+    )
     yield _program("g++", "apt-get install g++, needed by DeepSpeed's CPU Adam and by torch.compile", needed=False)
 
 
@@ -136,7 +139,7 @@ def _program(program: str, remedy: str, *, needed: bool) -> Finding:
         # With a plan, its verifiers say themselves what they miss.
         state = State.MISSING if needed else State.NOTE
         return Finding(what=program, state=state, found="not installed", remedy=remedy)
-    option = "-V" if program in ("iverilog", "vvp") else "--version"
+    option = "-V" if program in ("iverilog", "vvp", "yosys") else "--version"
     said = subprocess.run(
         [path, option],
         stdin=subprocess.DEVNULL,

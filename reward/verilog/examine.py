@@ -29,10 +29,11 @@ from reward.verilog.problem import NotPrepared, Problem, Problems
 from reward.verilog.simulate import OUT_OF_TIME, Simulator
 from reward.verilog.stimuli import Stimuli
 from reward.verilog.testbench import Said, timescale_of
-from reward.verilog.traces import NoTrace, Outcome, Trace, agreement, weight
+from reward.verilog.traces import UNKNOWN, NoTrace, Outcome, Trace, agreement, weight
 
 ROUNDS = 12  # of recording a testbench further, before it counts as one that cannot be split for this design
 SAID_ENTRIES = 16_384
+BASELESS = "the testbench reports success, but not if outputs that are unknown were known"
 TRACE_BYTES = 64 << 20  # of outcomes that one verifier remembers
 
 OutcomeKey = tuple[Interface | str, str, int]
@@ -189,11 +190,13 @@ class Examiner:
             if not parts:
                 break
             diverged: dict[int, Stimuli] = {}
-            for index, played in self._playbacks(candidates, parts).items():
+            all_played = self._playbacks(candidates, parts)
+            baseless = self._baseless(candidates, parts, all_played)
+            for index, played in all_played.items():
                 if isinstance(played, Diverged):
                     diverged[index] = played.stimuli
                 else:
-                    found[index] = self._said_of(problem, traces[index], played)
+                    found[index] = self._said_of(problem, traces[index], baseless.get(index, played))
             parts = {}
             for index, stimuli in diverged.items():
                 one = candidates[index]
@@ -206,6 +209,36 @@ class Examiner:
         for index in parts:
             found[index] = self._joint(candidates[index])
         return [found[index] for index in range(len(candidates))]
+
+    def _baseless(
+        self, candidates: Sequence[Candidate], parts: dict[int, Part], played: dict[int, Played]
+    ) -> dict[int, Said]:
+        """Successes of designs that owe them to unknown outputs, as failures.
+
+        `if (out != wanted) error` says nothing of an unknown `out`. So whatever passes with unknown bits, where the
+        reference has none, must pass with all of them 0 and with all of them 1. A testbench that reacts to these does
+        something else then, and cannot be asked; there, each output bit that the reference knows must be known once.
+        """
+        expected = candidates[0].problem.expected
+        assert expected is not None
+        vectors = candidates[0].problem.stimuli.vectors
+        failures: dict[int, Said] = {}
+        for bit in "01":
+            guessed = {
+                index: replace(parts[index], trace=trace)
+                for index, said in played.items()
+                if isinstance(said, Said) and said.passed and index not in failures
+                for trace in [guess(parts[index], expected, vectors, bit)]
+                if trace is not None
+            }
+            for index, said in self._playbacks(candidates, guessed).items() if guessed else ():
+                if not isinstance(said, Said):
+                    fails = bool(expected.known_bits - parts[index].trace.known_bits)
+                else:
+                    fails = not said.passed
+                if fails:
+                    failures[index] = Said(passed=False, match=0.0, detail=BASELESS)
+        return failures
 
     def _playbacks(self, candidates: Sequence[Candidate], parts: dict[int, Part]) -> dict[int, Played]:
         """Each distinct trace is played once, and what was said of it is remembered."""
@@ -268,6 +301,22 @@ class Examiner:
             trusted_harness=False,
             detail=said.detail,
         )
+
+
+def guess(part: Part, expected: Trace, vectors: tuple[str, ...], bit: str) -> Trace | None:
+    """The trace with its unknown bits as `bit`, but where the reference has the same one; None where there are none."""
+    got = part.trace.text
+    if got.strip("01") == "":
+        return None
+    pairs = enumerate(zip(part.stimuli.vectors, vectors, strict=False))
+    same = next((row for row, (here, there) in pairs if here != there), min(len(part.stimuli.vectors), len(vectors)))
+    wanted = expected.text[: same * expected.width].ljust(len(got))
+    unsure = "x" if "z" in expected.text else "xz"
+    text = "".join(
+        bit if have in unsure and want not in (UNKNOWN, have) else have
+        for have, want in zip(got, wanted, strict=True)
+    )
+    return None if text == got else replace(part.trace, text=text)
 
 
 def part_key(problem: Problem, part: Part) -> str:

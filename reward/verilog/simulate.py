@@ -45,7 +45,8 @@ exec vvp -n s.vvp
 BLAME = re.compile(r"^s\.v:(\d+): (error|syntax error|sorry|assert|warning): ?(.*)", re.MULTILINE)
 SYNTAX = re.compile(r"^s\.v:(\d+): syntax error()()", re.MULTILINE)
 WIDTH = re.compile(r"Port \d+ \((.+?)\) of \S+ expects (\d+) bits, got (\d+)")
-OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|cannot allocate", re.IGNORECASE)
+# as the tools put it, in words that no name of a design can be
+OUT_OF_MEMORY = re.compile(r"\bstd::bad_alloc\b|\bout of memory\b|\bcannot allocate \w+", re.IGNORECASE)
 CPU_EXCEEDED = re.compile(r"CPU time limit exceeded")
 OUR_NAME = re.compile(r"\bt[0-9a-f]{16}\w*(?:\.t[0-9a-f]{16}\w*)*")  # of a module or instance in a simulation
 MEMORY_BYTES = 1 << 30

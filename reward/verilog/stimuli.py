@@ -117,10 +117,10 @@ def clocked(interface: Interface, cycles: int, constants: tuple[int, ...], gener
             if generator.random() < LATE_DATA:
                 values.update(data(plain, values, ones, constants, generator))
                 apply()
-            if resets and not undisturbed and generator.random() < RESET_PULSE:
-                name_of_one = generator.choice(list(resets))
-                for flipped in (True, False):
-                    values[name_of_one] = str(int(resets[name_of_one] == flipped))
+            if resets and cycle >= RESET_CYCLES and not undisturbed and generator.random() < RESET_PULSE:
+                reset, active = generator.choice(interface.resets)
+                for level in (active, 1 - active):
+                    values[reset] = str(level)
                     apply()
             levels[name] = "0"
             apply()

@@ -32,6 +32,12 @@ class Trace:
         columns = (self.text[start :: self.width] for start in range(self.width))
         return sum("0" in column and "1" in column for column in columns) / self.width
 
+    @cached_property
+    def known_bits(self) -> frozenset[int]:
+        """Positions in a row that are 0 or 1 somewhere."""
+        columns = (self.text[start :: self.width] for start in range(self.width))
+        return frozenset(position for position, column in enumerate(columns) if column.strip("xz"))
+
     def __len__(self) -> int:
         return len(self.text) // self.width
 
