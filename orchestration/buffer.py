@@ -105,6 +105,7 @@ def batch_metrics(groups: dict[int, Group], rewards: Rewards) -> dict[str, float
     raw = [rewards.raw(verdict) for verdict in verdicts]
     shaped = [rewards.shaped(*pair) for pair in zip(rollouts, verdicts, strict=True)]
     temperatures = np.concatenate([rollout.temperatures for rollout in rollouts])
+    drafted = sum(rollout.drafted_tokens for rollout in rollouts)
     return {
         "train/reward": mean_of_kept(raw),
         **({"train/shaped_reward": mean_of_kept(shaped)} if rewards.config.shaping else {}),
@@ -112,6 +113,7 @@ def batch_metrics(groups: dict[int, Group], rewards: Rewards) -> dict[str, float
         "temperature/min": float(temperatures.min()),
         "temperature/max": float(temperatures.max()),
         "rollout/response_tokens": float(np.mean([len(rollout.response_ids) for rollout in rollouts])),
+        **({"rollout/acceptance_rate": sum(r.accepted_tokens for r in rollouts) / drafted} if drafted else {}),
         "rollout/truncated_fraction": float(np.mean([r.finish_reason is FinishReason.LENGTH for r in rollouts])),
         **{
             f"reward/{status}_fraction": float(np.mean([verdict.status is status for verdict in verdicts]))

@@ -21,7 +21,7 @@ from rollout.vllm_adapter.probe import FIRST, check_checksum, check_probe, probe
 from rollout.vllm_adapter.record import rollout_of
 from rollout.vllm_adapter.requests import check_length, request_id, sampling_params
 from rollout.vllm_adapter.start import engine_arguments
-from rollout.vllm_adapter.weights import spooled
+from rollout.vllm_adapter.weights import spooled, update_sessions
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -87,9 +87,10 @@ class AsyncEngine:
         recompute = self._config.kv_on_update == "recompute"
         try:
             await self._vllm.pause_generation(mode="keep", clear_cache=recompute)
-            await self._vllm.start_weight_update()
-            await self._vllm.update_weights(WeightTransferUpdateRequest(update_info={"path": str(file)}))
-            await self._vllm.finish_weight_update(weight_version=str(update.version))
+            for start in update_sessions(update.payload):
+                await self._vllm.collective_rpc(start)
+                await self._vllm.update_weights(WeightTransferUpdateRequest(update_info={"path": str(file)}))
+                await self._vllm.finish_weight_update(weight_version=str(update.version))
             await self._vllm.resume_generation()
         finally:
             file.unlink()

@@ -27,7 +27,7 @@ from rollout.vllm_adapter.probe import FIRST, check_checksum, check_probe, probe
 from rollout.vllm_adapter.record import rollout_of
 from rollout.vllm_adapter.requests import check_length, request_id, sampling_params
 from rollout.vllm_adapter.start import engine_arguments
-from rollout.vllm_adapter.weights import tensors_of
+from rollout.vllm_adapter.weights import tensors_of, update_sessions
 
 log = logging.getLogger(__name__)
 
@@ -177,9 +177,11 @@ class InProcessEngine:
     def _update(self, update: WeightUpdate, done: Callable, fail: Callable) -> None:
         """Load, forget what the old weights computed, then prove by a forward pass that the new ones are in use."""
         began = time.perf_counter()
-        self._vllm.collective_rpc("start_weight_update")
-        self._vllm.collective_rpc("update_weights", args=({"tensors": tensors_of(update.payload)},))
-        self._vllm.collective_rpc("finish_weight_update")
+        tensors = tensors_of(update.payload)
+        for start in update_sessions(update.payload):
+            self._vllm.collective_rpc(start)
+            self._vllm.collective_rpc("update_weights", args=({"tensors": tensors},))
+            self._vllm.collective_rpc("finish_weight_update")
         self._vllm.set_weight_version(str(update.version))
         recompute = self._config.kv_on_update == "recompute"
         if (recompute or self._config.prefix_caching) and not self._vllm.reset_prefix_cache(

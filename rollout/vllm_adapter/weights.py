@@ -5,6 +5,7 @@ On CPU vLLM packs linear weights (oneDNN) and frees the originals, so copying in
 reload below is vLLM's own way around it and serves GPUs too.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 BACKEND = "temper"
+DRAFTING_LAYERS = "mtp"  # in the names of multi-token-prediction layers, whatever the architecture
 
 
 @dataclass
@@ -55,6 +57,21 @@ class TemperWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def shutdown(self) -> None:
         pass
+
+
+def update_sessions(payload: memoryview | bytes) -> tuple[str, ...]:
+    """Worker methods that each begin one pass over the payload: for the policy, then for its drafting layers, if any.
+
+    Without new drafting layers the second pass has nothing to do: they use the policy's own embedding and head.
+    """
+    policy, drafter = "start_weight_update", "start_draft_weight_update"
+    return (policy, drafter) if any(DRAFTING_LAYERS in name for name in names_of(payload)) else (policy,)
+
+
+def names_of(payload: memoryview | bytes) -> list[str]:
+    """Names of the tensors in a safetensors payload: 8 bytes of length, then a JSON header."""
+    length = int.from_bytes(bytes(payload[:8]), "little")
+    return [name for name in json.loads(bytes(payload[8 : 8 + length])) if name != "__metadata__"]
 
 
 def tensors_of(payload: memoryview | bytes) -> dict[str, torch.Tensor]:

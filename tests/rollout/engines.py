@@ -1,19 +1,21 @@
 """Real engines for tests: a worker in a Ray actor, and what transformers says about the tokens it drew."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+import xxhash
 from transformers import Qwen2ForCausalLM
 
 from orchestration.actor import Service
 from rollout.config import RolloutConfig, SpeculativeConfig
-from rollout.draw.distribution import point_mass_, softmax_with_entropy, temper
+from rollout.draw.distribution import entropy, point_mass_, softmax_with_entropy, temper
 from rollout.draw.temperature import TemperaturePolicy
 from rollout.draw.truncation import Truncation, TruncationRows, truncate
 from rollout.messages import GroupRequest, Rollout
@@ -23,6 +25,7 @@ from rollout.worker import RolloutWorker
 PROMPT = (1, 30, 40, 50, 60, 70)
 DEADLINE_S = 120.0
 NONE = Truncation()
+EMPTY: Mapping[str, torch.Tensor] = {}
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Running:
 
     worker: Service
     policy: Qwen2ForCausalLM
+    folder: Path
     wait: Callable[[Any], Any]
 
     def generate(self, *requests: GroupRequest) -> list[list[Rollout]]:
@@ -60,7 +64,7 @@ def started(
     )
     try:
         loop.run_until_complete(worker.call("start", deadline_s=DEADLINE_S))
-        yield Running(worker, policy, loop.run_until_complete)
+        yield Running(worker, policy, folder, loop.run_until_complete)
     finally:
         worker.kill()
         loop.close()
@@ -117,3 +121,21 @@ def uniforms_of(policy: Qwen2ForCausalLM, rollouts: Sequence[Rollout], request: 
         level = drawn.masked_fill(drawn != mine, 0.0).sum(1)
         found.append(above + level * torch.rand(len(drawn), generator=generator, dtype=torch.float64))
     return torch.cat(found).numpy()
+
+
+def payload_of(policy: Qwen2ForCausalLM, beside: Mapping[str, torch.Tensor] = EMPTY) -> np.ndarray:
+    """As the learner sends it: a tied head also under its own name. `beside`: what transformers does not load."""
+    tensors = {name: tensor.clone().contiguous() for name, tensor in {**policy.state_dict(), **beside}.items()}
+    return np.frombuffer(safetensors.torch.save(tensors), np.uint8)
+
+
+@torch.no_grad()
+def update_of(policy: Qwen2ForCausalLM, version: int, beside: Mapping[str, torch.Tensor] = EMPTY) -> tuple:
+    payload = payload_of(policy, beside)
+    probe = (1, 5, 9, 13)
+    found = entropy(policy(torch.tensor([probe])).logits[0, -1].float()).item()
+    return version, xxhash.xxh3_128_hexdigest(payload), probe, found, payload
+
+
+def update(running: Running, arguments: tuple):
+    return running.worker.call("update_weights", *arguments, deadline_s=DEADLINE_S)

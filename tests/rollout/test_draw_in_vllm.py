@@ -17,7 +17,7 @@ from rollout.draw.distribution import entropy, tempered_logprob
 from rollout.draw.temperature import EntropyLinear, Fixed
 from rollout.errors import RequestError, WeightUpdateError
 from tests.models import random_policy
-from tests.rollout.engines import DEADLINE_S, Running, ask, recompute, recorded_errors, started
+from tests.rollout.engines import DEADLINE_S, Running, ask, recompute, recorded_errors, started, update, update_of
 
 ADAPTIVE = EntropyLinear(low=0.5, high=1.6, entropy_low=2.5, entropy_high=5.0)
 
@@ -91,24 +91,6 @@ def test_a_prompt_that_does_not_fit_is_refused(running):
     with pytest.raises(WorkerFailure, match=r"needs 1006 tokens .* raise rollout.max_model_len") as failure:
         running.generate(ask("long", Fixed(), max_tokens=1000))
     assert isinstance(failure.value.__cause__, RequestError)
-
-
-def payload_of(policy: Qwen2ForCausalLM) -> np.ndarray:
-    """As the learner sends it: a tied head also under its own name."""
-    tensors = {name: tensor.clone().contiguous() for name, tensor in policy.state_dict().items()}
-    return np.frombuffer(safetensors.torch.save(tensors), np.uint8)
-
-
-@torch.no_grad()
-def update_of(policy: Qwen2ForCausalLM, version: int) -> tuple:
-    payload = payload_of(policy)
-    probe = (1, 5, 9, 13)
-    found = entropy(policy(torch.tensor([probe])).logits[0, -1].float()).item()
-    return version, xxhash.xxh3_128_hexdigest(payload), probe, found, payload
-
-
-def update(running: Running, arguments: tuple):
-    return running.worker.call("update_weights", *arguments, deadline_s=DEADLINE_S)
 
 
 @torch.no_grad()

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2ForCausalLM
 
 from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.temperature import EntropyLinear, Fixed, LogPivot
 from rollout.draw.truncation import Truncation
 from tests.models import random_mtp_policy, random_policy
-from tests.rollout.engines import Running, ask, recorded_errors, started, uniforms_of
+from tests.rollout.engines import Running, ask, recorded_errors, started, uniforms_of, update, update_of
 
 ADAPTIVE = EntropyLinear(low=0.5, high=1.6, entropy_low=2.5, entropy_high=5.0)
 PIVOT = LogPivot(pivot=1.2, rms=0.6, scale_positive=1.0, scale_negative=2.0, swing=0.5)
@@ -111,3 +112,33 @@ def test_drafts_are_accepted_and_counted(running):
         # the first token comes with the prompt; the last step may be cut at max_tokens
         assert len(rollout.response_ids) <= 1 + steps + rollout.accepted_tokens + 3
     assert sum(rollout.accepted_tokens for rollout in rollouts) > 0
+
+
+def acceptance(running: Running, name: str) -> float:
+    [rollouts] = running.generate(ask(name, Fixed(temperature=1.7), n=64, max_tokens=128))
+    return sum(one.accepted_tokens for one in rollouts) / sum(one.drafted_tokens for one in rollouts)
+
+
+def test_the_drafter_follows_the_learner(request, running):
+    """A policy with its vocabulary reshuffled is as easy to draft for; new drafting layers take effect."""
+    if "mtp" not in request.node.callspec.id:
+        pytest.skip("only layers inside the model are updated with it")
+    before = acceptance(running, "before")
+    shuffled = Qwen2ForCausalLM(running.policy.config).eval()
+    shuffled.load_state_dict(running.policy.state_dict())
+    order = torch.randperm(shuffled.config.vocab_size, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        for matrix in (shuffled.model.embed_tokens.weight, shuffled.lm_head.weight):
+            matrix.copy_(matrix[order])
+    saved = load_file(running.folder / "model.safetensors")
+    layers = {name: one for name, one in saved.items() if "mtp_layers" in name}
+    broken = {name: torch.zeros_like(one) if "final_layernorm" in name else one for name, one in layers.items()}
+    found = []
+    for version, beside in enumerate(({}, broken, layers), start=1):
+        running.wait(update(running, update_of(shuffled, version, beside)))
+        running.policy = shuffled
+        found.append(acceptance(running, f"v{version}"))
+    assert before > 0.05
+    assert abs(found[0] - before) < 0.3 * before
+    assert abs(found[1] - before) > 0.4 * before
+    assert abs(found[2] - before) < 0.3 * before
