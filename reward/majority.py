@@ -107,7 +107,14 @@ class MajorityVerifier:
     def _equal(self, answer: str, other: str) -> bool | None:
         """Whether two answers mean the same, worked out by the math verifier; None where it does not come to an end."""
         verdict = self._math.verify(
-            [VerifyRequest(id="", verifier="math", response=rf"\boxed{{{answer}}}", reference={"answer": other})]
+            [
+                VerifyRequest(
+                    id="",
+                    verifier="math",
+                    response=rf"\boxed{{{answer}}}",
+                    reference={"answer": other, "form": "any"},  # whose answer came first must not matter
+                )
+            ]
         )[0]
         return verdict.reward == 1.0 if verdict.status is Status.SCORED else None
 

@@ -38,7 +38,7 @@ from reward.math.forms import (
     Words,
 )
 from reward.math.grammar import Node, Unreadable, parse
-from reward.math.library import TooSlow, library_says
+from reward.math.library import Overrun, library_says
 from reward.math.number import Number, close, same_number
 from reward.math.reading import read
 from reward.math.regions import as_region, same_region
@@ -48,10 +48,14 @@ from reward.math.worked import asked_number, is_left_undone
 from reward.messages import Status
 
 HALF_DAY_MINUTES = 12 * 60
+CPU_S = 2.0  # where the payload does not say
 
 
 def judge(payload: dict) -> dict:
-    """{"answer", "reference", "form"}, tidy -> {"equal": bool}, or {"status", "detail"} where that cannot be said."""
+    """{"answer", "reference", "form", "cpu_s"}, tidy -> {"equal": bool}, or {"status", "detail"} where that fails.
+
+    `cpu_s`: seconds that math-verify may take for the reference, and again for the answer.
+    """
     WORK.start()
     answer_text, reference_text = payload["answer"], payload["reference"]
     try:
@@ -59,7 +63,7 @@ def judge(payload: dict) -> dict:
     except Unreadable:
         if folded(answer_text) == folded(reference_text):
             return {"equal": True}
-        return by_library(answer_text, reference_text)
+        return by_library(answer_text, reference_text, payload.get("cpu_s", CPU_S))
     except (TooBig, Undefined) as error:
         return {"status": Status.ERROR.value, "detail": f"the reference cannot be worked out: {error} is too big"}
     WORK.start(parts=sum(1 for _ in trees_of(reference)))
@@ -126,13 +130,13 @@ def trees_of(form: Form) -> Iterator[Node]:
             yield from (end for end in (piece.low, piece.high) if end not in (INFINITY, MINUS_INFINITY))
 
 
-def by_library(answer: str, reference: str) -> dict:
+def by_library(answer: str, reference: str, cpu_s: float) -> dict:
     refused = out_of_bounds(answer) or out_of_reach(answer)
     if refused:
         return {"status": Status.MALFORMED.value, "detail": f"the answer is not worked on: {refused}"}
     try:
-        return {"equal": library_says(answer, reference)}
-    except TooSlow as error:
+        return {"equal": library_says(answer, reference, cpu_s)}
+    except Overrun as error:
         status = Status.TIMEOUT if error.guilty == "reference" else Status.MALFORMED
         return {"status": status.value, "detail": str(error)}
 

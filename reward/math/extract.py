@@ -2,6 +2,9 @@ r"""Find the answer in a response: the last box after the reasoning, or the last
 
 \boxed{..} or \fbox{..}, last one     "#### 42"     "the answer is 42"     the last $..$     the last number
 
+Of what is stated, a reason given behind it ("5, since there are 3 boxes") is left away; what is left open ("42 or 43",
+"one of 5, 6, 7") or taken back ("42. Wait, 43.") is returned whole, and then equals no single value.
+
 A response is at most 1 MiB here and its author is hostile, so every scan is linear: a box is closed by one walk over
 the braces, and the weaker signs, which stand at the end, are looked for in the last `TAIL_CHARS` only.
 """
@@ -32,9 +35,12 @@ LEADING = re.compile(
     r"(?!\W+(?:times|plus|minus|divided|multiplied|over|x|of|and)\b)",
     re.ASCII,
 )
+REASON = re.compile(r"(?i),? \b(?:because|since)\b")
+CHOSEN = re.compile(r"\([A-J]\)|[A-J](?=[).:]|,? (?:because|since)\b)")
+EXCLAIMED = re.compile(r"(?<=\d)!+$")  # in prose no factorial
 TAKEN_BACK = re.compile(
-    r"(?i)[\s.*_$)\]]*(?:(?:wait|nope|hmm|actually|alternatively|maybe|perhaps|correction|sorry)\b"
-    r"|or\b(?!,? (?:equivalently|in|simply)\b)|no(?=[,.:;!]| it\b| wait\b))"
+    r"(?i)[\s.*_$)\]]*(?:(?:wait|nope|hmm|correction|sorry)\b|or\b(?!,? (?:equivalently|in|simply|as)\b)"
+    r"|no(?=[,.:;!]| it\b| wait\b)|actually,? (?:it|the answer)\b|(?:actually|alternatively|maybe|perhaps),? \W{0,3}\d)"
 )
 
 
@@ -104,10 +110,14 @@ def last_stated(text: str) -> str | None:
     formula = last_formula(stated)
     if formula is not None:
         return formula
-    if not SENTENCE.search(stated):
+    stated = EXCLAIMED.sub("", stated)
+    reason = REASON.search(stated)
+    if CHOSEN.match(stated):
+        return stated[: reason.start()] if reason else stated
+    if not reason and not SENTENCE.search(stated):
         return stated
     leading = LEADING.match(stated)
-    return leading.group(1) if leading else last_number(stated) or stated
+    return leading.group(1).rstrip(",") if leading else last_number(stated) or stated
 
 
 def last_formula(text: str) -> str | None:

@@ -20,24 +20,27 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we dis
 
 DIGITS = 30
 RELATIVE_TOLERANCE = 1e-6
-CPU_S = 1.5  # for the reference, and again for the answer beside it
+AGAIN_S = 0.1
 REFERENCES = 1024  # worked out and remembered
 
 
-class TooSlow(BaseException):
-    """CPU_S are over. Not an Exception: sympy swallows those."""
+class Overrun(BaseException):
+    """Time or memory is over. Not an Exception: sympy swallows those."""
 
-    def __init__(self, guilty: str) -> None:
-        super().__init__(f"the {guilty} is not worked out within {CPU_S:g} s of computing")
+    def __init__(self, guilty: str, cpu_s: float) -> None:
+        super().__init__(f"the {guilty} is not worked out within {cpu_s:g} s of computing and a worker's memory")
         self.guilty = guilty
 
 
-def library_says(answer: str, reference: str) -> bool:
-    """Whether math-verify calls the two equal; False where it cannot read one of them. Raises TooSlow."""
+def library_says(answer: str, reference: str, cpu_s: float) -> bool:
+    """Whether math-verify calls the two equal; False where it cannot read one of them.
+
+    Raises Overrun: the reference has `cpu_s` seconds, and the answer beside it the same again.
+    """
     if "\\" not in reference:
         return False
-    wanted = worked_out(reference)
-    with limited("answer"):
+    wanted = worked_out(reference, cpu_s)
+    with limited("answer", cpu_s):
         given = expression(answer)
         if wanted is None or given is None or wanted.free_symbols != given.free_symbols:
             return False
@@ -45,9 +48,9 @@ def library_says(answer: str, reference: str) -> bool:
 
 
 @functools.lru_cache(REFERENCES)
-def worked_out(reference: str) -> sympy.Basic | None:
-    """The expression of a reference that is told from a simple one in time. Raises TooSlow."""
-    with limited("reference"):
+def worked_out(reference: str, cpu_s: float) -> sympy.Basic | None:
+    """The expression of a reference that is told from a simple one in time. Raises Overrun."""
+    with limited("reference", cpu_s):
         wanted = expression(reference)
         if isinstance(wanted, sympy.Expr):
             verify([wanted], [sympy.Add(1, *wanted.free_symbols)], timeout_seconds=None)
@@ -56,17 +59,22 @@ def worked_out(reference: str) -> sympy.Basic | None:
 
 
 @contextlib.contextmanager
-def limited(guilty: str) -> Iterator[None]:
-    """CPU_S of this process, on its main thread. Raises TooSlow."""
+def limited(guilty: str, cpu_s: float) -> Iterator[None]:
+    """So many seconds of this process, on its main thread. Raises Overrun, again where a library swallows it."""
+    at_work = True
 
     def over(*_: object) -> None:
-        raise TooSlow(guilty)
+        if at_work:
+            raise Overrun(guilty, cpu_s)
 
     before = signal.signal(signal.SIGVTALRM, over)
-    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
+    signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s, AGAIN_S)
     try:
         yield
+    except (MemoryError, RecursionError) as error:
+        raise Overrun(guilty, cpu_s) from error
     finally:
+        at_work = False  # a signal between here and the next line does nothing
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
 

@@ -66,7 +66,7 @@ def read_fraction(match: re.Match[str]) -> Number | None:
     if under == 0 or len(negative) > 1 or (whole and (over >= under or match["sign3"])):
         return None  # 2 5/3 may be meant as a product
     value = int(whole or 0) + Fraction(over, under)
-    worked_out = value.denominator > 1
+    worked_out = value.denominator > 1 or under == 1
     return Number(-value if "-" in negative else value, None, bool(match["percent"]), worked_out)
 
 

@@ -226,9 +226,11 @@ def read_equation(sides: list[str]) -> Form:
         if isinstance(value, Quantity) and name in symbols_of(value.tree):
             return Relation("=", difference(first, last))
         return Named(name, value) if name and not NAMES.fullmatch(first) else value
-    trees = [parse(side) for side in sides]
+    trees = [parse(split_unit(side)[0]) for side in sides]
     if not any(symbols_of(tree) for tree in trees):
-        value = read_one(last)
+        if read_number(first) and not read_number(split_unit(last)[0]):
+            sides = sides[::-1]  # 56 = 7 \\times 8
+        value = read_one(sides[-1])
         for side in sides[:-1]:
             check_chain(side, value)
         return value

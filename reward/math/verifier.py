@@ -4,7 +4,8 @@ MALFORMED   (reward 0, trainable) no answer; one too long to be read; one that i
             10^{100000}. The reference is within the bounds, so an equal answer of its size exists: who writes a bomb
             instead of a number takes the 0 of a wrong answer, and does not buy itself out of a group with it.
 TIMEOUT, RESOURCE   the worker process was killed: says nothing about the response. Our own reader bounds its work
-            before it does it; only a reference outside its language (sums, integrals: math-verify) can lead here.
+            before it does it; only a reference outside its language (sums, integrals: math-verify) can lead here, and
+            only one that is slow by itself: beside a quick one, a slow answer is MALFORMED.
 ERROR       the reference is no text, or cannot be worked out.
 
 {"answer": text, "form": ...}:
@@ -31,6 +32,7 @@ from reward.math.tidy import same_text, tidy
 from reward.messages import Status, Verdict, VerifyRequest
 
 SHOWN_CHARS = 60
+LIBRARY_SHARE = 0.2  # of the deadline, for the reference and again for the answer: it passes after both
 REFERENCES = 4096  # prepared ones remembered: the responses to one task follow each other
 
 Judged = tuple[Status, bool, str]  # status, equal, detail
@@ -89,7 +91,8 @@ class MathVerifier(ChildVerifier):
         return judged
 
     def _ask(self, answer: str, reference: str, form: str, deadline: Deadline) -> Judged:
-        said = self._children.ask({"answer": answer, "reference": reference, "form": form}, deadline)
+        payload = {"answer": answer, "reference": reference, "form": form, "cpu_s": self._deadline_s * LIBRARY_SHARE}
+        said = self._children.ask(payload, deadline)
         if "status" in said:
             return Status(said["status"]), False, said["detail"]
         return Status.SCORED, said["equal"], shown(answer, reference, said["equal"])

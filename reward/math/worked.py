@@ -49,7 +49,7 @@ def is_literal(tree: Node) -> bool:
         return parts[0][0] != "-" and is_literal(parts[0])
     if kind == "/":
         over, under = whole(parts[0]), whole(parts[1])
-        return bool(over is not None and under and over % under)
+        return bool(over is not None and under and (over % under or under == 1))
     if kind == "^":
         return parts[0] == TEN and whole(parts[1]) is not None
     return kind == "*" and len(parts) == 2 and parts[0][0] == "number" and parts[1][0] == "^" and is_literal(parts[1])

@@ -171,7 +171,9 @@ class MathFuzz:
         self._chance = chance
 
     def case(self) -> FuzzCase:
-        kind = self._chance.choice((self._known, self._known, self._near, self._noise, self._spliced, self._attack))
+        kind = self._chance.choice(
+            (self._known, self._known, self._echo, self._near, self._noise, self._spliced, self._attack)
+        )
         response, reference, wrong = kind()
         request = VerifyRequest(id=kind.__name__, verifier="math", response=response, reference={"answer": reference})
         return FuzzCase(request=request, wrong=wrong, sound=kind != self._noise)
@@ -180,6 +182,20 @@ class MathFuzz:
         """Two expressions of known value."""
         said, reference = self._expression(3), self._expression(self._chance.randint(0, 2))
         return f"So it is \\boxed{{{said.text}}}.", reference.text, far(said.value, reference.value)
+
+    def _echo(self) -> tuple[str, str, bool]:
+        """A calculation that has the value of the number asked for, and is none."""
+        left, right = self._expression(self._chance.randint(0, 1)), self._expression(0)
+        sign, value = self._chance.choice(
+            (
+                ("+", left.value + right.value),
+                ("-", left.value - right.value),
+                (r"\cdot", left.value * right.value),
+                ("*", left.value * right.value),
+            )
+        )
+        named = self._chance.choice(("", "x = ", r"\text{total} = "))
+        return f"\\boxed{{{named}{left.text} {sign} {right.text}}}", fraction_text(value), True
 
     def _near(self) -> tuple[str, str, bool]:
         """A number and a neighbour of it: a digit more, another sign, a power of ten, the reciprocal."""

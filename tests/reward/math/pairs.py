@@ -305,6 +305,7 @@ EQUAL = [
 
 DIFFERENT = [
     (r"\text{}.5", "5"),
+    (r"\text{Room }.5", r"\text{Room }5"),
     (r"-\text{}.5", "-5"),
     (r"\text{},5", "5"),
     (r"\text{}X", "x"),
@@ -480,6 +481,7 @@ CALCULATIONS = [
 
 # numbers as such
 NUMBERS = [
+    ("5/1", "5"),
     ("10/4", "2.5"),
     (r"\frac{10}{4}", r"\frac{5}{2}"),
     (r"\frac{-10}{-4}", "2.5"),
@@ -491,6 +493,8 @@ NUMBERS = [
     ("5 million", "5000000"),
     (r"7 \times 8 = 56", "56"),
     ("56 = 56", "56"),
+    (r"56 = 7 \times 8", "56"),
+    (r"7 \times 8 = 56 \text{ apples}", "56"),
     (r"3\sqrt{2}", "4.242641"),
     (r"1+\sqrt{2}", "2.414214"),
     (r"\frac{\pi}{4}", "0.7853982"),

@@ -24,6 +24,7 @@ def fresh_work():
         (r"|x-5|", "5-x", False),
         (r"|x+5|", "5+x", False),
         ("|x-50|", "50-x", False),
+        ("|x/3-50|", "50-x/3", False),
         (r"|x-2\cdot 10^5|", r"2\cdot 10^5-x", False),
         (r"\max(x,-1000)", "x", False),
         (r"\min(n,100)", "n", False),

@@ -16,7 +16,7 @@ from tests.reward.math.pairs import EQUAL as EQUAL_PAIRS
 
 @pytest.fixture(scope="module")
 def verifier():
-    built = MathVerifier(RewardConfig(deadline_s=20.0))
+    built = MathVerifier(RewardConfig(deadline_s=10.0))
     yield built
     built.close()
 
@@ -48,8 +48,15 @@ def judge(verifier: MathVerifier, response: str, answer: str, **reference: str):
         ("it costs 1,234.50 dollars", "1,234.50"),
         ("The answer is 5 since there are 3 boxes", "5"),
         ("the answer is 3 times 4 which makes 12", "12"),
+        ("The answer is 56!", "56"),
+        ("The answer is 56, since 7 * 8 = 56.", "56"),
+        ("The answer is (B) because A is 3", "(B)"),
+        ("The answer is B since 1 is odd", "B"),
+        ("The answer is (B) the year 1990", "(B) the year 1990"),
         ("The answer is 5. No other values work.", "5"),
         ("The answer is 42. Wait, it is 43.", "42. Wait, it is 43."),
+        ("The answer is 42. Maybe 43.", "42. Maybe 43."),
+        ("The answer is 42. Alternatively, count them one by one.", "42"),
         ("The answer is 0.5. Or, in percent, 50%.", "0.5"),
     ],
 )
