@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from reward.service import check_tools
 
     config = reward_config(arguments)
+    signal.signal(signal.SIGINT, interrupt)
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), TextColumn(""))
     try:
@@ -53,10 +55,23 @@ def run(arguments: argparse.Namespace) -> int:
                 bar = progress.add_task("judging", total=survey.cases)
                 tally = asyncio.run(judge(cases, config, out, lambda done: progress.advance(bar, done)))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
+        abandon_stdout()
         return SIGPIPE_EXIT
+    except KeyboardInterrupt:
+        abandon_stdout()
+        raise
     sys.stderr.write(f"{tally}\n")
     return 0
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Ctrl-C at once: asyncio's own handler asks the loop, which may be waiting for whoever should read our output."""
+    raise KeyboardInterrupt
+
+
+def abandon_stdout() -> None:
+    """Nobody reads it any more, and the interpreter flushes it once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def judge(cases, config, out: TextIO, advance):

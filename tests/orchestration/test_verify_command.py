@@ -201,10 +201,16 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path):
         assert process.stderr.read() == b""
 
 
-def test_ctrl_c_leaves_nobody_behind(tmp_path):
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(((rf"(x+{i})^2", f"x^2+{2 * i}x+{i * i}") for i in range(1, 20000)), id="judging"),
+        pytest.param((("5", "5") for _ in range(20000)), id="waiting for a reader"),  # nobody reads the pipe below
+    ],
+)
+def test_ctrl_c_leaves_nobody_behind(tmp_path, answers):
     """Exit 130 soon after the signal, no traceback, and no process of the verifiers lives on."""
-    symbolic = (case(i, rf"\boxed{{(x+{i})^2}}", answer=f"x^2+{2 * i}x+{i * i}") for i in range(1, 20000))
-    file = write(tmp_path, *symbolic)
+    file = write(tmp_path, *(case(i, rf"\boxed{{{ours}}}", answer=theirs) for i, (ours, theirs) in enumerate(answers)))
     with subprocess.Popen(
         [*COMMAND, str(file), "--workers", "2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
