@@ -70,8 +70,8 @@ class VerilogConfig:
     batch           designs proven unable to hang that share one simulation
     wild_batch      other designs that share one; one of them hanging costs its mates a second simulation
     compile_cpu_s, simulate_cpu_s   CPU time of one compilation, one simulation; kernel limits, so whole seconds
-    cycles          clock cycles of random stimuli for a reference design with state; up to 16 times as many where an
-                    output bit has not changed by then
+    cycles          clock cycles of random stimuli for a reference design with state: twice as many, and up to 16 times
+                    where an output bit has not changed by then
     vectors         random input vectors for a combinational reference design too wide to try them all
     seed            of random stimuli; None draws a secret when the service starts, so that two services may judge a
                     design differently that goes wrong rarely

@@ -28,7 +28,7 @@ from reward.verilog.playback import Diverged, Part, Playback, Played
 from reward.verilog.problem import NotPrepared, Problem, Problems
 from reward.verilog.simulate import OUT_OF_TIME, Simulator
 from reward.verilog.stimuli import Stimuli
-from reward.verilog.testbench import Said, timescale_of
+from reward.verilog.testbench import WORD, Said, timescale_of
 from reward.verilog.traces import UNKNOWN, NoTrace, Outcome, Trace, agreement, weight
 
 ROUNDS = 12  # of recording a testbench further, before it counts as one that cannot be split for this design
@@ -215,29 +215,30 @@ class Examiner:
     ) -> dict[int, Said]:
         """Successes of designs that owe them to unknown outputs, as failures.
 
-        `if (out != wanted) error` says nothing of an unknown `out`. So whatever passes with unknown bits, where the
-        reference has none, must pass with all of them 0 and with all of them 1. A testbench that reacts to these does
-        something else then, and cannot be asked; there, each output bit that the reference knows must be known once.
+        `if (out != wanted) error` says nothing of an unknown `out`. So each output bit that the reference knows must be
+        known once, and what passes with unknown bits, where the reference has none, must pass with all of them 0 or all
+        of them 1 too, like a design that knows them; unless the testbench then does something else and cannot be asked.
         """
-        expected = candidates[0].problem.expected
+        expected, stimuli = candidates[0].problem.expected, candidates[0].problem.stimuli
         assert expected is not None
-        vectors = candidates[0].problem.stimuli.vectors
-        failures: dict[int, Said] = {}
+        assert stimuli is not None
+        answers: dict[int, list[Played]] = {}
+        doubtful = [index for index, said in played.items() if succeeded(said)]
         for bit in "01":
             guessed = {
                 index: replace(parts[index], trace=trace)
-                for index, said in played.items()
-                if isinstance(said, Said) and said.passed and index not in failures
-                for trace in [guess(parts[index], expected, vectors, bit)]
-                if trace is not None
+                for index in doubtful
+                if (trace := guess(parts[index], expected, stimuli.vectors, bit)) is not None
             }
-            for index, said in self._playbacks(candidates, guessed).items() if guessed else ():
-                if not isinstance(said, Said):
-                    fails = bool(expected.known_bits - parts[index].trace.known_bits)
-                else:
-                    fails = not said.passed
-                if fails:
-                    failures[index] = Said(passed=False, match=0.0, detail=BASELESS)
+            again = self._playbacks(candidates, guessed) if guessed else {}
+            for index, said in again.items():
+                answers.setdefault(index, []).append(said)
+            doubtful = [index for index, said in again.items() if not succeeded(said)]
+        failures: dict[int, Said] = {}
+        for index, said in answers.items():
+            asked = all(isinstance(one, Said) for one in said)
+            if expected.known_bits - parts[index].trace.known_bits or (asked and not any(map(succeeded, said))):
+                failures[index] = Said(passed=False, match=0.0, detail=BASELESS)
         return failures
 
     def _playbacks(self, candidates: Sequence[Candidate], parts: dict[int, Part]) -> dict[int, Played]:
@@ -287,6 +288,9 @@ class Examiner:
             timescale = timescale_of(candidate.source)
         except Rejected as reason:
             return unparsed(str(reason))
+        seen = joint.bench.shared.intersection(WORD.findall(design.text))
+        if seen:
+            return unparsed(f"a name that the testbench declares for all modules, {min(seen)}")
         if candidate.clock.passed:
             return without_trace(OUT_OF_TIME, trusted_harness=False)
         with running([candidate.clock]) as deadline:
@@ -303,6 +307,10 @@ class Examiner:
         )
 
 
+def succeeded(played: Played) -> bool:
+    return isinstance(played, Said) and played.passed
+
+
 def guess(part: Part, expected: Trace, vectors: tuple[str, ...], bit: str) -> Trace | None:
     """The trace with its unknown bits as `bit`, but where the reference has the same one; None where there are none."""
     got = part.trace.text
@@ -313,8 +321,7 @@ def guess(part: Part, expected: Trace, vectors: tuple[str, ...], bit: str) -> Tr
     wanted = expected.text[: same * expected.width].ljust(len(got))
     unsure = "x" if "z" in expected.text else "xz"
     text = "".join(
-        bit if have in unsure and want not in (UNKNOWN, have) else have
-        for have, want in zip(got, wanted, strict=True)
+        bit if have in unsure and want not in (UNKNOWN, have) else have for have, want in zip(got, wanted, strict=True)
     )
     return None if text == got else replace(part.trace, text=text)
 

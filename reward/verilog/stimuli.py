@@ -17,7 +17,8 @@ VECTOR_BYTES = 50  # of a text in memory beside its characters
 RESET_CYCLES = 3  # at the start
 LONG_CYCLES = 512  # from so many on, the second half runs without a reset, for what takes long to happen
 RESET_AGAIN = 1 / 32  # probability per cycle, where a phase has resets
-RESET_PULSE = 1 / 32  # the same, for one that comes and goes while the clock is high, in any phase
+RESET_PULSE = 1 / 16  # the same, for one that comes and goes while the clock is high
+SURE_PULSES = (10, 20, 40, 60, 80, 100)  # cycles in which one comes in any case
 LATE_DATA = 1 / 4  # probability per cycle that data change while the clock is high too
 PHASE_CYCLES = (4, 48)  # the character of the data changes after so many cycles
 ONES = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)  # probability that a one-bit input is 1, by phase
@@ -117,7 +118,8 @@ def clocked(interface: Interface, cycles: int, constants: tuple[int, ...], gener
             if generator.random() < LATE_DATA:
                 values.update(data(plain, values, ones, constants, generator))
                 apply()
-            if resets and cycle >= RESET_CYCLES and not undisturbed and generator.random() < RESET_PULSE:
+            random_pulse = resets_again and not undisturbed and generator.random() < RESET_PULSE
+            if resets and (cycle in SURE_PULSES or random_pulse):
                 reset, active = generator.choice(interface.resets)
                 for level in (active, 1 - active):
                     values[reset] = str(level)
@@ -141,8 +143,8 @@ def data(
     constants: tuple[int, ...],
     generator: random.Random,
 ) -> dict[str, str]:
-    """A value per port: one bit is 1 with probability `ones`; a vector is uniform, kept, extreme, small, one-hot, one of
-    the constants, or that of another port."""
+    """A value per port: one bit is 1 with probability `ones`; a vector is uniform, kept, extreme, small, one-hot, one
+    of the constants, or that of another port."""
     values: dict[str, str] = {}
     last: dict[int, str] = {}  # width -> value of the port before
     for port in ports:

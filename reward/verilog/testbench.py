@@ -14,7 +14,9 @@ from pyslang.syntax import SyntaxKind, SyntaxNode, SyntaxTree
 from reward.errors import UnusableReference
 from reward.verilog.design import Design, deep
 from reward.verilog.directives import checked_source
+from reward.verilog.syntax import declared_in
 
+UNIT = SyntaxKind.CompilationUnit
 MAX_TESTBENCH_CHARS = 1 << 20
 WORD = re.compile(r"[A-Za-z_]\w*")
 MISMATCHES = re.compile(r"^Mismatches:\s*(\d+) in\s*(\d+) samples", re.MULTILINE)
@@ -30,14 +32,18 @@ class Bench:
     text         testbench and, where the testbench instantiates it under its own name, the reference
     top          its module that nobody instantiates
     plain        it has one instance of the design's module and gives it no parameters
-    names        every word in `text` but the design's module: what a design beside it must not mention
+    parameters   it gives some instance of the design's module parameters
+    names        every word in `text` but the design's module: what a design beside it must not call or reach into
+    shared       names declared outside modules, which a design beside it sees without a path: it must not mention them
     """
 
     top_module: str
     text: str
     top: str
     plain: bool
+    parameters: bool
     names: frozenset[str]
+    shared: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +65,19 @@ def read_bench(testbench: object, top_module: str, reference: Design, beside: st
         tree = SyntaxTree.fromText(testbench, SourceManager())
     except RuntimeError as error:  # the parser's own bound on nesting
         raise UnusableReference("the testbench is nested too deeply") from error
+    root = tree.root
+    outside = [child for child in root if not isinstance(child, Token)] if root.kind == UNIT else [root]
+    shared = [declared_in(member) for member in outside if member.kind != SyntaxKind.ModuleDeclaration]
     declared: list[str] = []
     instantiated: dict[str, int] = {}
-    plain = True
+    parameters = False
     for node in deep(tree.root):
         if node.kind == SyntaxKind.ModuleHeader:
             declared.append(node.name.valueText)
         elif node.kind == SyntaxKind.HierarchyInstantiation:
             name = node.getFirstToken().rawText
             instantiated[name] = instantiated.get(name, 0) + instances(node)
-            plain = plain and not (name == top_module and has_parameters(node))
+            parameters = parameters or (name == top_module and has_parameters(node))
     tops = [name for name in declared if name not in instantiated]
     if len(tops) != 1 or top_module not in instantiated:
         raise UnusableReference(
@@ -80,8 +89,10 @@ def read_bench(testbench: object, top_module: str, reference: Design, beside: st
         top_module=top_module,
         text=text + "\n",
         top=tops[0],
-        plain=plain and instantiated[top_module] == 1,
+        plain=not parameters and instantiated[top_module] == 1,
+        parameters=parameters,
         names=frozenset(WORD.findall(text)) - {top_module},
+        shared=frozenset().union(*shared),
     )
 
 

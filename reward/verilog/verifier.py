@@ -27,6 +27,7 @@ from reward.verilog.judgement import Judgement
 from reward.verilog.ladder import judgement, unparsed
 from reward.verilog.problem import NotPrepared, Problem
 from reward.verilog.supplement import Supplement
+from reward.verilog.testbench import timescale_of
 
 DESIGN_ENTRIES = 4096
 
@@ -136,5 +137,7 @@ class VerilogVerifier:
 
 def judgement_key(candidate: Candidate) -> str:
     """Equal for designs that differ in spacing and comments, under one problem."""
-    design = f"{candidate.design.top} {candidate.design.text}"
+    # the directive counts where a testbench runs around the design itself
+    timescale = timescale_of(candidate.source) if candidate.problem.testbench is not None else ""
+    design = f"{timescale} {candidate.design.top} {candidate.design.text}"
     return hashlib.sha256(f"{candidate.problem.key} {design}".encode()).hexdigest()

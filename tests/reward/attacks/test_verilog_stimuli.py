@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 CLOCKED = "input clk, input reset, output reg [15:0] q"
 TIMER = "input clk, input reset, output reg tick"
+ENABLED = "input clk, input reset, input enable, input load, input [7:0] d, output reg [7:0] q"
 # name -> ports, body of the reference, body of the response
 LAZY = {
     "a comparison that is hit by one value in 4096": (
@@ -44,6 +45,26 @@ LAZY = {
         "input [63:0] a, input [63:0] b, output [63:0] y",
         "assign y = a + b;",
         "assign y = {a[63:32] + b[63:32], a[31:0] + b[31:0]};",
+    ),
+    "a latch for a flip-flop": (
+        "input clk, input d, output reg q",
+        "always @(posedge clk) q <= d;",
+        "always @* if (clk) q = d;",
+    ),
+    "a synchronous reset for an asynchronous one": (
+        ENABLED,
+        "always @(posedge clk or posedge reset) if (reset) q <= 0; else if (load) q <= d; else if (enable) q <= q + 1;",
+        "always @(posedge clk) if (reset) q <= 0; else if (load) q <= d; else if (enable) q <= q + 1;",
+    ),
+    "an asynchronous reset for a synchronous one": (
+        ENABLED,
+        "always @(posedge clk) if (reset) q <= 0; else if (load) q <= d; else if (enable) q <= q + 1;",
+        "always @(posedge clk or posedge reset) if (reset) q <= 0; else if (load) q <= d; else if (enable) q <= q + 1;",
+    ),
+    "equality of the lower half": (
+        "input [31:0] a, input [31:0] b, output y",
+        "assign y = a == b;",
+        "assign y = a[15:0] == b[15:0] && (a[31:16] == 0 && b[31:16] == 0 || &{a[31:16], b[31:16]});",
     ),
     "the last bit of a sum": (
         "input [31:0] a, input [31:0] b, output [31:0] y",

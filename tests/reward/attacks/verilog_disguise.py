@@ -40,7 +40,7 @@ DEFINES = {
     "undefine all": Body(text="", before="`undefineall\n"),
     "unconnected drive": Body(text="", before="`unconnected_drive pull1\n"),
     "timescale of a second": Body(text="always #1 OUT_ = ~OUT_;", before="`timescale 100s/100s\n"),
-    "timescale of a femtosecond": Body(text="always #1 OUT_ = ~OUT_;", before="`timescale 1fs/1fs\n"),
+    "timescale of a femtosecond": Body(text="always #1000 OUT_ = ~OUT_;", before="`timescale 1fs/1fs\n"),
     "timeunit inside": "timeunit 100s; timeprecision 1fs;",
     "no default nets, for the others": Body(text="", after="`default_nettype none\n"),
     "condition without an end": Body(text="", after="`ifdef NEVER\n"),
