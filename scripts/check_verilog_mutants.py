@@ -3,9 +3,10 @@
     python scripts/check_verilog_mutants.py --data ../shared/data [--every 10] [--problem Prob0] [--form testbench]
 
 Every mutant is judged twice: by its testbench as its author meant it, in one plain simulation, and by the verifier. A
-mutant that the testbench kills must be rejected. One that it lets live passes in the testbench form; the design form,
-with stimuli of its own, may still reject it. Prints the counts and every disagreement; exit code 1 where a killed
-mutant passes. The plain simulations run unprotected: the mutants are of trusted references.
+mutant that the testbench kills must be rejected. One that it lets live passes in the testbench form, unless it owes that
+to outputs that are unknown; the design form, with stimuli of its own, may still reject it. Prints the counts and every
+disagreement; exit code 1 where a killed mutant passes. The plain simulations run unprotected: the mutants are of trusted
+references.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from reward.verilog.verifier import VerilogVerifier
 PLAIN_TIMEOUT_S = 20.0
 DEADLINE_S = 60.0
 BATCH = 64
+UNKNOWN = "unknown"  # in the detail of a verdict that does not let x pass where the testbench does
 SWAPS = {
     "&": "|", "|": "&", "^": "&", "~^": "^", "+": "-", "-": "+", "*": "+", "==": "!=", "!=": "==", "&&": "||",
     "||": "&&",
@@ -169,6 +171,8 @@ def check(problem: Problem, every: int, forms: list[str], verifier: VerilogVerif
             for verdict, lives in zip(verdicts, alive[start : start + BATCH], strict=True):
                 plain = "endless" if lives is None else "alive" if lives else "killed"
                 ours = "passes" if verdict.reward == 1.0 else "rejected" if verdict.trainable else verdict.status.value
+                if ours == "rejected" and UNKNOWN in verdict.detail:
+                    ours = "rejected for unknown outputs"
                 counts[f"{form}: {plain}, {ours}"] += 1
                 if (plain, ours) not in (("alive", "passes"), ("killed", "rejected")):
                     trusted = verdict.components.get("trusted_harness")
