@@ -17,6 +17,8 @@ from reward.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
+SHARES_EACH = 3  # of what waits, a runner takes one part in so many per worker (guided self-scheduling)
+MIN_SHARE = 4  # responses, where as many wait: smaller batches simulate fewer designs at a time
 MAX_BATCH = 1024  # responses handed to a verifier at once; a larger unit goes alone
 
 Unit = tuple[VerifyRequest, ...]  # judged together: a single request, or all of a group
@@ -106,8 +108,12 @@ class Lane:
             self._active -= 1  # no await since `_queue` was seen empty: nobody can have counted on this runner
 
     def _next_batch(self) -> list[tuple[Unit, Answer]]:
-        """This runner's share of what waits, in whole units."""
-        share = min(-(-self._waiting // (self._workers - self._busy)), MAX_BATCH)
+        """This runner's share of what waits, in whole units.
+
+        Several workers take less than an even share, so that one with slow units does not keep the others waiting.
+        """
+        portions = SHARES_EACH * self._workers if self._workers > 1 else 1
+        share = min(max(-(-self._waiting // portions), MIN_SHARE), MAX_BATCH)
         batch: list[tuple[Unit, Answer]] = []
         taken = 0
         while self._queue and (not batch or taken + len(self._queue[0][0]) <= share):

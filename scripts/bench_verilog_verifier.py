@@ -31,6 +31,7 @@ GROUP = 8
 DEADLINE_S = 60.0
 WORKERS = 2
 ROUNDS = 3
+STREAM = 4  # groups of each problem that wait at the same time
 
 
 def right(problem: Problem, number: int) -> str:
@@ -84,7 +85,8 @@ def against_bare(corpus: list[Problem]) -> None:
 
 
 def scaling(corpus: list[Problem]) -> None:
-    """Every problem is prepared before the clock starts; rounds of one and of two workers take turns."""
+    """Right designs, as wrong ones may wait for a limit; rounds of one and of more workers take turns, the first one
+    prepares the problems."""
     rates: dict[int, list[float]] = {1: [], WORKERS: []}
 
     async def judge(pool: VerifierPool, batches: list[list[VerifyRequest]]) -> None:
@@ -94,14 +96,17 @@ def scaling(corpus: list[Problem]) -> None:
         pools = {
             workers: VerifierPool(RewardConfig(deadline_s=DEADLINE_S, default_workers=workers)) for workers in rates
         }
-        lists = [groups(problem, ROUNDS + 1) for problem in corpus]
         for number in range(ROUNDS + 1):
-            batches = [requests(one, found[number]) for one, found in zip(corpus, lists, strict=True)]
+            batches = [
+                requests(problem, [right(problem, ((number * STREAM) + turn) * GROUP + at) for at in range(GROUP)])
+                for turn in range(STREAM)
+                for problem in corpus
+            ]
             for workers, pool in pools.items():
                 started = time.perf_counter()
                 await judge(pool, batches)
                 if number:
-                    rates[workers].append(len(corpus) * GROUP / (time.perf_counter() - started))
+                    rates[workers].append(STREAM * len(corpus) * GROUP / (time.perf_counter() - started))
         for pool in pools.values():
             await pool.close()
 

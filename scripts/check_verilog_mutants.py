@@ -3,10 +3,10 @@
     python scripts/check_verilog_mutants.py --data ../shared/data [--every 10] [--problem Prob0] [--form testbench]
 
 Every mutant is judged twice: by its testbench as its author meant it, in one plain simulation, and by the verifier. A
-mutant that the testbench kills must be rejected. One that it lets live passes in the testbench form, unless it owes that
-to outputs that are unknown; the design form, with stimuli of its own, may still reject it. Prints the counts and every
-disagreement; exit code 1 where a killed mutant passes. The plain simulations run unprotected: the mutants are of trusted
-references.
+mutant that the testbench kills must be rejected. One that it lets live passes in the testbench form, unless it owes
+that to unknown outputs; the design form, with stimuli of its own, may still reject it. Prints the counts and every
+disagreement; exit code 1 where a killed mutant passes. The plain simulations run unprotected: the mutants are of
+trusted references.
 """
 
 import argparse
