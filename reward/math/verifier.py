@@ -21,7 +21,7 @@ import time
 from typing import NamedTuple
 
 from reward.cache import RecentlyUsed
-from reward.child_verifier import ChildVerifier, check_library  # noqa: F401  other verifiers find the latter here
+from reward.child_verifier import ChildVerifier
 from reward.config import RewardConfig
 from reward.deadline import Deadline
 from reward.math.bounds import too_long

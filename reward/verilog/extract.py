@@ -8,7 +8,8 @@ Every search is linear in the response, which a policy may make as long as it is
 
 import re
 
-THINK_END = "</think>"
+from reward.thinking import THINK_END
+
 FENCE = re.compile(r"```[ \t]*([^\n`]*)(?:\n|(?=`)|\Z)(.*?)(?:```|\Z)", re.DOTALL)
 LANGUAGE = re.compile(r"(?:systemverilog|verilog|sv|v)?[ \t\r]*$|(?:systemverilog|verilog|sv)\s+", re.IGNORECASE)
 HEAD = r"(?:macro)?module\s+(?:automatic\s+|static\s+)?(\\\S+|\w+)\s*(?=[#(;`]|//|/\*|import\b)"
