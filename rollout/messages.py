@@ -54,6 +54,30 @@ class VersionSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTokens:
+    """The tokens that could be drawn at each response token under truncation (rollout/draw/truncation/kept.py).
+
+    ids      int32 [kept tokens of all positions], position after position, rising within one
+    counts   int32, one per response token; the whole vocabulary where nothing was cut is not listed: count 0
+    """
+
+    ids: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadActions:
+    """What a learned temperature head did at each response token (rollout/draw/learned.py).
+
+    changes    bool     it drew a new temperature; otherwise that of the token before stayed
+    logprobs   float32  nats, of its action under the weights that took it
+    """
+
+    changes: np.ndarray
+    logprobs: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """One response and how each of its tokens was drawn. All arrays have one entry per response token.
 
@@ -63,6 +87,10 @@ class Rollout:
     temperatures      float32 what the logits were divided by; 0 means greedy (then the logprob is 0: a point mass)
     entropies         float32 nats, of the distribution at T = 1
     spans             cover [0, len) without gap or overlap, versions never fall
+    policy_drawn      bool    False: another model, or nobody, drew it, so it is context and not trained; None: all True
+    kept              what truncation left to draw from; None: everything
+    head              the actions of a learned temperature head; None: there is none
+    stale_kv          tokens behind an update attended to keys and values of older weights (rollout.kv_on_update=keep)
     """
 
     group_id: str
@@ -78,14 +106,27 @@ class Rollout:
     drafted_tokens: int  # speculative decoding: proposed by the drafter
     accepted_histogram: tuple[int, ...]  # [j]: verification steps that kept j drafts; empty without speculation
     seconds: float  # from submission to the last token
+    policy_drawn: np.ndarray | None = None
+    kept: KeptTokens | None = None
+    head: HeadActions | None = None
+    stale_kv: bool = False
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)
-        for name in ("sampler_logprobs", "temperatures", "entropies"):
-            if len(getattr(self, name)) != length:
+        aligned = {
+            "sampler_logprobs": self.sampler_logprobs,
+            "temperatures": self.temperatures,
+            "entropies": self.entropies,
+            "policy_drawn": self.policy_drawn,
+            "kept.counts": self.kept and self.kept.counts,
+            "head.changes": self.head and self.head.changes,
+            "head.logprobs": self.head and self.head.logprobs,
+        }
+        for name, values in aligned.items():
+            if values is not None and len(values) != length:
                 raise ValueError(
-                    f"rollout {self.group_id}/{self.index}: {name} has {len(getattr(self, name))} entries"
-                    f" for {length} response tokens"
+                    f"rollout {self.group_id}/{self.index}: {name} has {len(values)} entries for {length} response"
+                    " tokens"
                 )
         edges = [0] + [span.end for span in self.spans]
         starts = [span.start for span in self.spans]
