@@ -22,7 +22,8 @@ from reward.config import RewardConfig
 from reward.errors import RewardError, UnusableReference
 from reward.lane import Lane, Load
 from reward.messages import Status, Verdict, VerifyRequest
-from reward.verifier import COMPOSED, VERIFIERS, verifier_class
+from reward.replica import Replica
+from reward.verifier import COMPOSED, PROCESSES, VERIFIERS, verifier_class
 
 
 def check_tools(verifiers: Sequence[str], config: RewardConfig) -> None:
@@ -129,7 +130,7 @@ class VerifierPool:
 
     async def pids(self) -> list[int]:
         """Worker processes alive now, for tests and diagnosis."""
-        return [pid for lane in self._lanes.values() for pid in lane.verifier.pids()]
+        return [pid for lane in self._lanes.values() for pid in lane.pids()]
 
     async def close(self) -> None:
         """End every worker process; requests still waiting fail."""
@@ -141,8 +142,13 @@ class VerifierPool:
 
     def _lane(self, name: str) -> Lane:
         if name not in self._lanes:
-            verifier = verifier_class(name)(self._config)
-            self._lanes[name] = Lane(verifier, self._config.workers_for(name), self._config.max_waiting)
+            kind, workers = verifier_class(name), self._config.workers_for(name)
+            self._lanes[name] = Lane(
+                [Replica(name, VERIFIERS[name], self._config) for _ in range(workers)]
+                if name in PROCESSES
+                else [kind(self._config)] * workers,
+                self._config.max_waiting,
+            )
         return self._lanes[name]
 
 

@@ -19,6 +19,9 @@ VERIFIERS = {
     "majority": "reward.majority:MajorityVerifier",
     "similarity": "reward.similarity:SimilarityVerifier",
 }
+# Each worker of these is a process of its own (reward/replica.py) instead of a thread: for a verifier that is busy in
+# Python itself, or prepares a reference once for many responses.
+PROCESSES = frozenset({"verilog"})
 COMPOSED = "composed"  # no class: the pool takes such a request apart and puts the verdicts together
 
 
@@ -39,7 +42,7 @@ class Verifier(Protocol):
     def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
         """One verdict per request, in their order. Never raises for a bad response or reference: those are verdicts.
 
-        Called from `workers` threads at the same time.
+        Called from `workers` threads at the same time, unless it is one of PROCESSES.
         """
 
     def pids(self) -> list[int]:
@@ -54,6 +57,11 @@ def verifier_class(name: str) -> type[Verifier]:
     target = VERIFIERS.get(name)
     if target is None:
         raise RewardError(f"unknown verifier {name}: there are {', '.join(known_verifiers())}")
+    return load_class(name, target)
+
+
+def load_class(name: str, target: str) -> type[Verifier]:
+    """The class at MODULE:CLASS. Raises RewardError where a library is missing."""
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -69,7 +69,7 @@ def test_order_batches_and_counts():
         later = [asyncio.create_task(pool.verify(ask("echo", "0.4"))) for _ in range(5)]
         rewards = [verdict.reward for verdict in await first]
         await asyncio.gather(*later)
-        batches = pool._lanes["echo"].verifier.batches
+        batches = pool._lanes["echo"]._workers[0].batches
         counts, pids = await pool.counts(), await pool.pids()
         await pool.close()
         return rewards, [len(batch) for batch in batches], counts, pids
@@ -88,7 +88,7 @@ def test_workers_share_a_batch():
     async def scenario():
         pool = VerifierPool(RewardConfig(workers={"echo": 2}))
         await pool.verify(ask("echo", *["0.5"] * 8))
-        sizes = [len(batch) for batch in pool._lanes["echo"].verifier.batches]
+        sizes = [len(batch) for batch in pool._lanes["echo"]._workers[0].batches]
         await pool.close()
         return sizes
 
@@ -198,7 +198,7 @@ def test_a_request_in_the_moment_a_runner_ends_is_judged():
     """Asking again as soon as a verdict arrives meets a runner that has just seen an empty queue: nothing hangs."""
 
     async def one_after_the_other() -> list[Verdict]:
-        lane = Lane(Echo(RewardConfig()), workers=1, max_waiting=10)
+        lane = Lane([Echo(RewardConfig())], max_waiting=10)
         async with asyncio.timeout(5):
             verdicts = [(await lane.judge([(request,)]))[0][0] for request in ask("echo", "0", "1", "0.5")]
         await lane.close()
@@ -374,7 +374,7 @@ def test_what_no_verifier_sees():
     async def scenario():
         pool = VerifierPool(RewardConfig(max_response_chars=3))
         verdicts = await pool.verify(ask("echo", "0.25", "\ud800", "0.5"))
-        seen = [one for batch in pool._lanes["echo"].verifier.batches for one in batch]
+        seen = [one for batch in pool._lanes["echo"]._workers[0].batches for one in batch]
         counts, by_verifier = await pool.counts(), await pool.counts_by_verifier()
         await pool.close()
         return verdicts, seen, counts, by_verifier
