@@ -11,7 +11,10 @@ trusted references.
 
 import argparse
 import logging
+import math
 import re
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,9 +32,11 @@ from reward.messages import VerifyRequest
 from reward.verilog.testbench import read_verdict
 from reward.verilog.verifier import VerilogVerifier
 
-PLAIN_TIMEOUT_S = 20.0
-DEADLINE_S = 60.0
+PLAIN_CPU_S = 20  # of one plain simulation, before it counts as endless
+SLOWER = 10  # times the CPU time of the reference that a mutant may take, and a second
+DEADLINE_S = 600.0  # a busy machine changes no verdict
 BATCH = 64
+OUT_OF_CPU = (-signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGXCPU, 128 + signal.SIGKILL)
 UNKNOWN = "unknown"  # in the detail of a verdict that does not let x pass where the testbench does
 SWAPS = {
     "&": "|", "|": "&", "^": "&", "~^": "^", "+": "-", "-": "+", "*": "+", "==": "!=", "!=": "==", "&&": "||",
@@ -134,32 +139,39 @@ def declared_widths(design: str, top_module: str) -> dict[str, int]:
     return {}
 
 
-def plainly(problem: Problem, design: str) -> bool | None:
+def plainly(problem: Problem, design: str, cpu_s: int = PLAIN_CPU_S) -> bool | None:
     """Whether testbench and design in one simulation pass; None where that does not end."""
     with tempfile.TemporaryDirectory(prefix="temper-") as folder:
         files = {"testbench.sv": problem.testbench, "design.sv": design, "reference.sv": problem.beside}
         for name, text in files.items():
             Path(folder, name).write_text(text)
-        compile_ = ["iverilog", "-g2012", "-o", "s.vvp", *files]
-        run = ["vvp", "-n", "s.vvp", "-none"]
-        try:
-            if subprocess.run(
-                compile_, cwd=folder, capture_output=True, timeout=PLAIN_TIMEOUT_S, check=False
-            ).returncode:
+        limit = ["prlimit", f"--cpu={cpu_s}", "--"]
+        printed = b""
+        for command in (["iverilog", "-g2012", "-o", "s.vvp", *files], ["vvp", "-n", "s.vvp", "-none"]):
+            done = subprocess.run([*limit, *command], cwd=folder, capture_output=True, check=False)
+            if done.returncode in OUT_OF_CPU:
+                return None
+            if done.returncode and command[0] == "iverilog":
                 return False
-            done = subprocess.run(run, cwd=folder, capture_output=True, timeout=PLAIN_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired:
-            return None
-    return read_verdict(done.stdout.decode(errors="replace")).passed
+            printed = done.stdout
+    return read_verdict(printed.decode(errors="replace")).passed
+
+
+def cpu_seconds() -> float:
+    """Of all that was waited for so far."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def check(problem: Problem, every: int, forms: list[str], verifier: VerilogVerifier) -> Counter[str]:
     """Judge the mutants of one problem both ways; prints what disagrees."""
     counts: Counter[str] = Counter()
+    before_s = cpu_seconds()
     if not plainly(problem, problem.design):
         return Counter({"problems that do not run plainly": 1})
+    cpu_s = min(PLAIN_CPU_S, math.ceil(1 + SLOWER * (cpu_seconds() - before_s)))
     chosen = list(mutants(problem.design, problem.top_module))[::every]
-    alive = [plainly(problem, text) for _, text in chosen]
+    alive = [plainly(problem, text, cpu_s) for _, text in chosen]
     for form in forms:
         testbench = problem.testbench if form == "testbench" else None
         fields = {"reference_source": problem.reference, "top_module": problem.top_module, "testbench": testbench}

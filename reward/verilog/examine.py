@@ -20,7 +20,7 @@ from reward.sandbox import Sandbox
 from reward.verilog.clock import Clock, running
 from reward.verilog.design import Design, parse_design
 from reward.verilog.errors import Rejected
-from reward.verilog.harness import Harness
+from reward.verilog.harness import BASELESS, Harness
 from reward.verilog.interface import Interface
 from reward.verilog.ladder import Findings, baseline, unparsed, without_trace
 from reward.verilog.memory import ByWeight
@@ -29,11 +29,11 @@ from reward.verilog.problem import NotPrepared, Problem, Problems
 from reward.verilog.simulate import OUT_OF_TIME, Simulator
 from reward.verilog.stimuli import Stimuli
 from reward.verilog.testbench import WORD, Said, timescale_of
-from reward.verilog.traces import UNKNOWN, NoTrace, Outcome, Trace, agreement, weight
+from reward.verilog.traces import UNKNOWN, NoTrace, Outcome, Trace, agreeing, agreement, weight
 
 ROUNDS = 12  # of recording a testbench further, before it counts as one that cannot be split for this design
 SAID_ENTRIES = 16_384
-BASELESS = "the testbench reports success, but not if outputs that are unknown were known"
+PAST = " "  # a bit of the reference that there is not
 TRACE_BYTES = 64 << 20  # of outcomes that one verifier remembers
 
 OutcomeKey = tuple[Interface | str, str, int]
@@ -90,7 +90,6 @@ class Examiner:
     def differ(self, candidate: Candidate, vectors: tuple[str, ...]) -> int | None:
         """The first of the vectors after which design and reference differ in our own simulation, None if none does."""
         problem, interface = candidate.problem, candidate.problem.interface
-        assert interface is not None
         stimuli = Stimuli(vectors=vectors)
         pair = [
             self._simulator.outcomes([design], [candidate.clock], interface, stimuli)[0]
@@ -98,8 +97,7 @@ class Examiner:
         ]
         if isinstance(pair[0], NoTrace) or isinstance(pair[1], NoTrace):
             return None
-        rows = zip(pair[0].rows, pair[1].rows, strict=True)
-        return next((index for index, (want, got) in enumerate(rows) if agreement([got], [want]) < 1.0), None)
+        return next((index for index, same in enumerate(agreeing(pair[1], pair[0])) if not same), None)
 
     def _expected(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         """The reference's outcome for each candidate."""
@@ -136,7 +134,6 @@ class Examiner:
                 missing.setdefault(key[0], {})[key] = candidate
         for entries in missing.values():
             problem = next(iter(entries.values())).problem
-            assert problem.interface is not None
             assert problem.stimuli is not None
             fresh = self._simulator.outcomes(
                 [one.design for one in entries.values()],
@@ -158,11 +155,9 @@ class Examiner:
             return fault("the reference's outputs are unknown throughout: it judges nothing")
         if isinstance(outcome, NoTrace):
             return without_trace(outcome, trusted_harness=True)
-        rows, wanted = outcome.rows, expected.rows
-        common = min(len(rows), len(wanted))
-        match = agreement(rows[:common], wanted[:common]) * common / len(wanted)
-        full = outcome.text == expected.text or match == 1.0
-        wrong = round((1.0 - match) * len(wanted))
+        match = 1.0 if outcome.text == expected.text else agreement(outcome, expected)
+        full = match == 1.0
+        wrong = round((1.0 - match) * len(expected))
         return Findings(
             compile=True,
             ports=True,
@@ -170,7 +165,7 @@ class Examiner:
             baseline=self._baseline(problem, expected),
             full=full,
             trusted_harness=True,
-            detail="all samples agree" if full else f"{wrong} of {len(wanted)} samples differ",
+            detail="all samples agree" if full else f"{wrong} of {len(expected)} samples differ",
         )
 
     def _baseline(self, problem: Problem, expected: Trace) -> float:
@@ -200,7 +195,6 @@ class Examiner:
             parts = {}
             for index, stimuli in diverged.items():
                 one = candidates[index]
-                assert problem.interface is not None
                 (outcome,) = self._simulator.outcomes([one.design], [one.clock], problem.interface, stimuli)
                 if isinstance(outcome, NoTrace):
                     found[index] = without_trace(outcome, trusted_harness=True)
@@ -318,10 +312,12 @@ def guess(part: Part, expected: Trace, vectors: tuple[str, ...], bit: str) -> Tr
         return None
     pairs = enumerate(zip(part.stimuli.vectors, vectors, strict=False))
     same = next((row for row, (here, there) in pairs if here != there), min(len(part.stimuli.vectors), len(vectors)))
-    wanted = expected.text[: same * expected.width].ljust(len(got))
-    unsure = "x" if "z" in expected.text else "xz"
+    wanted = expected.text[: same * expected.width].ljust(len(got), PAST)
+    # past the vectors that both were fed, a reference that floats somewhere may float too
+    unsure_past = "x" if "z" in expected.text else "xz"
     text = "".join(
-        bit if have in unsure and want not in (UNKNOWN, have) else have for have, want in zip(got, wanted, strict=True)
+        bit if have in (unsure_past if want == PAST else "xz") and want not in (UNKNOWN, have) else have
+        for have, want in zip(got, wanted, strict=True)
     )
     return None if text == got else replace(part.trace, text=text)
 

@@ -1,9 +1,9 @@
 """Testbench, reference and design in one simulation: for problems that cannot be split (problem.py).
 
 The judgement is then only as good as the testbench: verdicts carry the component `trusted_harness` = 0. What the policy
-leaves a design cannot print, end the simulation or name anything outside, and a wrapper keeps it from driving its own
-inputs, which the reference also sees. A testbench that gives the design parameters, or whose own race between clock and
-data the wrapper would decide otherwise, is run without it; then a design that drives its inputs is refused before.
+leaves a design cannot print, end the simulation or name anything outside. A wrapper around it (wrapper.py) sees which
+outputs are never known, and a success is asked for again with unknown outputs made known. A design that drives its
+inputs, which the reference also sees, is refused by what the compiler says of it.
 """
 
 import re
@@ -12,41 +12,54 @@ from dataclasses import dataclass
 
 from reward.deadline import Deadline
 from reward.messages import Status
-from reward.sandbox import Ending, Sandbox
+from reward.sandbox import Ending, Finished, Sandbox
 from reward.verilog.design import Design
-from reward.verilog.interface import Interface
 from reward.verilog.recording import SCRIPT
 from reward.verilog.simulate import COMPILE_FAILED, no_trace, run_tool
 from reward.verilog.testbench import Bench, Said, read_verdict
 from reward.verilog.traces import NoTrace
+from reward.verilog.wrapper import Wrapper
 
-CHECK = """
-ulimit -S -t {compile_cpu_s}
-iverilog -g2012 -t null -s {top} check.sv >&2 || {{ echo "compiler exit status $?" >&2; exit {failed}; }}
-"""
-DRIVEN = re.compile(r"warning: input port (\S+) is coerced to inout")  # the compiler says it of every driven input
+DRIVEN = re.compile(r"^bench\.sv:(\d+): warning: input port (\S+) is coerced to inout", re.MULTILINE)
+NEVER_KNOWN = "the testbench reports success, but an output is never known"
+BASELESS = "the testbench reports success, but not if outputs that are unknown were known"
+
+KnownBit = tuple[str, int]  # path of an instance, position in its outputs
+DrivenPort = tuple[str, str]  # line of an instance, name of an input that something inside it drives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joint:
     """A testbench around the design itself.
 
-    interface   None where the design gets no wrapper
-    inputs      then, of what interface it must drive no input; None where that is not known
-    known       output bits that the reference knows somewhere, so that a design that never does is wrong; without a
-                wrapper nobody looks
-    cpu_s       CPU seconds that a simulation may take
+    wrapper    what stands between the two
+    reference  what the design is to be like, for its unknown outputs
+    known      output bits that the reference knows somewhere, so that a design that never does is wrong
+    driven     what the compiler says of the reference already
+    knowing    the reference passes with its unknown outputs made known too, so a design must
+    cpu_s      CPU seconds that a simulation may take
     """
 
     bench: Bench
-    interface: Interface | None
-    inputs: Interface | None = None
-    known: frozenset[int] = frozenset()
+    wrapper: Wrapper
+    reference: Design
+    known: frozenset[KnownBit] = frozenset()
+    driven: frozenset[DrivenPort] = frozenset()
+    knowing: bool = False
     cpu_s: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What the testbench says, which output bits were ever known, and which inputs are driven from inside."""
+
+    said: Said
+    known: frozenset[KnownBit]
+    driven: frozenset[DrivenPort]
+
+
 class Harness:
-    """One simulation per design, in the sandbox. Safe to share between threads."""
+    """One simulation per design, two or three for one that passes, in the sandbox. Safe to share between threads."""
 
     def __init__(self, sandbox: Sandbox, compile_cpu_s: int) -> None:
         self._sandbox = sandbox
@@ -57,92 +70,50 @@ class Harness:
 
         `timescale` is the directive of the design's source, or nothing: its delays then count in the testbench's unit.
         """
-        said, known = self.run(joint, design, timescale, deadline)
-        if isinstance(said, Said) and said.passed and joint.known - known:
-            return Said(passed=False, match=0.0, detail="the testbench reports success, but an output is never known")
-        return said
+        ran = self.run(joint, design, timescale, deadline)
+        if isinstance(ran, NoTrace):
+            return ran
+        driven = ran.driven - joint.driven
+        if driven:
+            detail = f"the design drives its input {min(name for _, name in driven)}"
+            return NoTrace(status=Status.MALFORMED, detail=detail, compiled=True, ports=False)
+        if not ran.said.passed:
+            return ran.said
+        if joint.known - ran.known:
+            return Said(passed=False, match=0.0, detail=NEVER_KNOWN)
+        return self.made_known(joint, design, timescale, deadline) if joint.knowing else ran.said
 
-    def run(
-        self, joint: Joint, design: Design, timescale: str, deadline: Deadline
-    ) -> tuple[Said | NoTrace, frozenset[int]]:
-        """What the testbench says, and which output bits were ever known, as far as somebody looks."""
-        bench, nonce = joint.bench, "t" + secrets.token_hex(8)
-        if joint.interface is None and joint.inputs is not None:
-            refused = self._refused(design, joint.inputs, deadline)
-            if refused is not None:
-                return refused, frozenset()
-        script = SCRIPT.format(
-            compile_cpu_s=self._compile_cpu_s, bench_cpu_s=joint.cpu_s, failed=COMPILE_FAILED, top=bench.top
-        )
-        text = f"{bench.text}{timescale}{wrapped(design, joint.interface, bench.top_module, watch=nonce)}"
-        cpu_s = max(self._compile_cpu_s, joint.cpu_s)
-        finished = run_tool(self._sandbox, script, {"bench.sv": text.encode()}, cpu_s, deadline)
-        if finished.ending != Ending.EXITED or finished.status != 0:
-            return no_trace(finished, finished.stderr.decode(errors="replace")), frozenset()
-        printed = finished.stdout.decode(errors="replace")
-        seen = re.findall(rf"{nonce}\+([01]+)", printed)
-        known = frozenset(index for index, bit in enumerate(seen[-1] if seen else "") if bit == "1")
-        return read_verdict(printed), known
-
-    def _refused(self, design: Design, interface: Interface, deadline: Deadline) -> NoTrace | None:
-        """What becomes of a design that drives its inputs, from within or as ports that are none."""
-        name = "t" + secrets.token_hex(8)
-        script = CHECK.format(compile_cpu_s=self._compile_cpu_s, failed=COMPILE_FAILED, top=name)
-        files = {"check.sv": check(design, interface, name).encode()}
-        finished = run_tool(self._sandbox, script, files, self._compile_cpu_s, deadline)
+    def run(self, joint: Joint, design: Design, timescale: str, deadline: Deadline) -> Ran | NoTrace:
+        nonce = "t" + secrets.token_hex(8)
+        text = joint.wrapper.around(design, joint.bench.top_module, timescale=timescale, watch=nonce)
+        finished = self._finished(joint, text, deadline)
         said = finished.stderr.decode(errors="replace")
         if finished.ending != Ending.EXITED or finished.status != 0:
             return no_trace(finished, said)
-        driven = set(DRIVEN.findall(said)) & {port.name for port in interface.inputs}
-        if not driven:
-            return None
-        return NoTrace(
-            status=Status.MALFORMED, detail=f"the design drives its input {min(driven)}", compiled=True, ports=False
+        printed = finished.stdout.decode(errors="replace")
+        known = {path: bits for bits, path in re.findall(rf"^{nonce}\+([01]+) (.*)", printed, re.MULTILINE)}
+        inside = str(joint.bench.text.count("\n") + text.count("\n"))  # the design's own line
+        return Ran(
+            said=read_verdict(printed),
+            known=frozenset((path, at) for path, bits in known.items() for at, bit in enumerate(bits) if bit == "1"),
+            driven=frozenset((line, name) for line, name in DRIVEN.findall(said) if line != inside),
         )
 
+    def made_known(self, joint: Joint, design: Design, timescale: str, deadline: Deadline) -> Said | NoTrace:
+        """What the testbench says if the output bits that only the reference knows were all 0, or else all 1."""
+        for bit in "01":
+            text = joint.wrapper.knowing(design, joint.bench.top_module, joint.reference, bit, timescale=timescale)
+            finished = self._finished(joint, text, deadline)
+            if finished.ending != Ending.EXITED or finished.status != 0:
+                return no_trace(finished, finished.stderr.decode(errors="replace"))
+            said = read_verdict(finished.stdout.decode(errors="replace"))
+            if said.passed:
+                return said
+        return Said(passed=False, match=0.0, detail=BASELESS)
 
-def check(design: Design, interface: Interface, name: str) -> str:
-    """A module that the compiler says of which inputs of the design are driven, and refuses where one is no input."""
-    names = [port.name for port in (*interface.inputs, *interface.outputs)]
-    wires = "".join(f"wire [{port.width - 1}:0] {port.name}; " for port in (*interface.inputs, *interface.outputs))
-    connections = ", ".join(f".{name} ({name})" for name in names)
-    return (
-        f"{wrapped(design, interface, f'{name}w')}{wrapped(design, None, f'{name}d')}"
-        f"module {name}; {wires}{name}w {name}1 ({connections}); {name}d {name}2 ({connections}); endmodule\n"
-    )
-
-
-def wrapped(design: Design, interface: Interface | None, name: str, watch: str | None = None) -> str:
-    """The design behind a module called `name` that passes its inputs one way only.
-
-    With `watch` it prints, after `<watch>+`, which output bits have been 0 or 1, whenever these become more. Reference
-    and response get the same wrapper, so a race between clock and data in a testbench ends alike for both.
-    """
-    nonce = "t" + secrets.token_hex(8)
-    if interface is None:
-        return design.render(nonce, top_name=name) + "\n"
-    # an operator, unlike a plain name, makes a net of its own that nothing inside can pull back
-    connections = [f".{port.name} ({port.name} & {{{port.width}{{1'b1}}}})" for port in interface.inputs]
-    connections += [f".{port.name} ({port.name})" for port in interface.outputs]
-    return (
-        f"{design.render(nonce)}\n{interface.header(name, 'wire')}\n"
-        f"{design.top_name(nonce)} {nonce}u ({', '.join(connections)});\n"
-        f"{'' if watch is None else watcher(interface, watch)}endmodule\n"
-    )
-
-
-def watcher(interface: Interface, mark: str) -> str:
-    outputs, seen, before, index = (mark + end for end in "oski")
-    high = interface.output_bits - 1
-    return f"""wire [{high}:0] {outputs} = {{{interface.output_names}}};
-reg [{high}:0] {seen} = 0, {before} = 0;
-integer {index};
-always begin
-  if (!(&{seen})) begin
-    for ({index} = 0; {index} <= {high}; {index} = {index} + 1)
-      if (({outputs}[{index}] ^ {outputs}[{index}]) === 1'b0) {seen}[{index}] = 1;
-    if ({seen} != {before}) begin {before} = {seen}; $display("\\n{mark}+%b", {seen}); end
-  end
-  @({outputs});
-end
-"""
+    def _finished(self, joint: Joint, text: str, deadline: Deadline) -> Finished:
+        script = SCRIPT.format(
+            compile_cpu_s=self._compile_cpu_s, bench_cpu_s=joint.cpu_s, failed=COMPILE_FAILED, top=joint.bench.top
+        )
+        files = {"bench.sv": (joint.bench.text + text).encode()}
+        return run_tool(self._sandbox, script, files, max(self._compile_cpu_s, joint.cpu_s), deadline)

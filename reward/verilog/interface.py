@@ -79,14 +79,16 @@ def read_interface(source: str, module: str) -> Interface:
     for port in instance.body.portList:
         if port.kind != SymbolKind.Port or not port.type.isIntegral or not PLAIN_NAME.fullmatch(port.name):
             raise UnusableReference(
-                f"port {port.name or '(unnamed)'} of the reference is no plain vector: give a testbench"
+                f"port {port.name or '(unnamed)'} of the reference is no plain vector, and only those can be judged"
             )
         if port.direction == ArgumentDirection.In:
             inputs.append(Port(name=port.name, width=port.type.bitWidth))
         elif port.direction == ArgumentDirection.Out:
             outputs.append(Port(name=port.name, width=port.type.bitWidth))
         else:
-            raise UnusableReference(f"port {port.name} of the reference is neither input nor output: give a testbench")
+            raise UnusableReference(
+                f"port {port.name} of the reference is neither input nor output, and only those can be judged"
+            )
     if not outputs:
         raise UnusableReference(f"module {module} of the reference has no output to compare")
     edges, has_latch = edges_in(tree)

@@ -150,7 +150,7 @@ def playing(parts: Sequence[Part], nonce: str, cpu_s: int) -> tuple[str, dict[st
         vectors = part.stimuli.vectors
         which = lists.setdefault(vectors, len(lists))
         files[f"v{which}"] = "\n".join(vectors).encode()
-        files[f"r{index}"] = "\n".join(part.trace.rows).encode()
+        files[f"r{index}"] = part.trace.lines
         script += f"play {index} {len(vectors)} {which}\n"
     return script, files
 

@@ -8,7 +8,7 @@
               it does not, or nothing to record        -> joint: testbench and design in one simulation
 
 A testbench can be split where the reference, reduced to its recorded outputs, still passes. Real-time delays inside the
-design, no inputs, bidirectional ports, parameters at the instance or several instances prevent that.
+design, no inputs, parameters at the instance or several instances prevent that.
 """
 
 import hashlib
@@ -27,15 +27,17 @@ from reward.verilog.clock import Clock, running
 from reward.verilog.constants import constants_of
 from reward.verilog.design import Design, parse_design
 from reward.verilog.errors import Rejected
-from reward.verilog.harness import Harness, Joint, wrapped
+from reward.verilog.harness import Harness, Joint, Ran
 from reward.verilog.interface import Interface, read_interface
 from reward.verilog.memory import ByWeight
 from reward.verilog.playback import Part, Playback, Player, bench_cpu_s
 from reward.verilog.recording import BENCH_CPU_S, Recording, record
+from reward.verilog.shell import read_shell
 from reward.verilog.simulate import Simulator
 from reward.verilog.stimuli import Stimuli, is_exhaustive, stimuli_for
 from reward.verilog.testbench import Bench, Said, read_bench, timescale_of
 from reward.verilog.traces import NoTrace, Trace
+from reward.verilog.wrapper import Wrapper, fresh
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Problem:
     """What designs are judged by.
 
     key               equal for equal references
-    interface         of the reference; None where it has ports that cannot be driven from a list
+    interface         of the reference
     stimuli           generated or recorded; None where the problem has a testbench that cannot be split, `why_joint`
     samples_key       equal where a design leaves equal samples: interface and stimuli are the same
     expected, player  of a split testbench: the reference's trace, and the testbench around a player
@@ -68,7 +70,7 @@ class Problem:
     key: str
     top_module: str
     reference: Design
-    interface: Interface | None
+    interface: Interface
     stimuli: Stimuli | None = None
     samples_key: Interface | str = ""
     expected: Trace | None = None
@@ -155,13 +157,7 @@ class Problems:
                 reference = parse_design(source, top_module, trusted=True)
             except Rejected:
                 reference = parse_design(source, None, trusted=True)
-            interface, lacking = None, ""
-            try:
-                interface = read_interface(source, reference.modules[reference.top])
-            except UnusableReference as error:
-                if testbench is None:
-                    raise
-                lacking = str(error)
+            interface = read_interface(source, reference.modules[reference.top])
         problem = Problem(
             key=key,
             top_module=top_module,
@@ -169,13 +165,12 @@ class Problems:
             interface=interface,
             timescale=timescale_of(source),
             testbench=testbench,
-            why_joint=lacking,
         )
         if testbench is None:
             return self._generated(problem, clock)
-        bench = read_bench(testbench, top_module, reference, beside(reference))
-        if interface is not None:
-            problem = self._recorded(problem, interface, bench, clock)
+        beside = reference.render(fresh(), top_name=reference.modules[reference.top])
+        bench = read_bench(testbench, top_module, reference, beside)
+        problem = self._recorded(problem, bench, clock)
         if problem.stimuli is None:
             self.joint(problem, clock)
             log.info("a testbench of %s cannot be split: %s", top_module, problem.why_joint)
@@ -184,7 +179,6 @@ class Problems:
     def _generated(self, problem: Problem, clock: Clock) -> Problem:
         """The problem with stimuli of our own. Raises UnusableReference where they would let a constant pass."""
         interface = problem.interface
-        assert interface is not None
         if is_exhaustive(interface):
             stimuli = self._stimuli_for((interface, (), self._config.cycles))
             return replace(problem, stimuli=stimuli, samples_key=interface)
@@ -219,7 +213,7 @@ class Problems:
             self._stimuli.put(key, stimuli)
         return stimuli
 
-    def _recorded(self, problem: Problem, interface: Interface, bench: Bench, clock: Clock) -> Problem:
+    def _recorded(self, problem: Problem, bench: Bench, clock: Clock) -> Problem:
         """The problem split, or with our own stimuli, or with the reason why neither."""
         if not bench.plain:
             return replace(problem, why_joint="the testbench gives the design parameters, or has several of it")
@@ -230,7 +224,7 @@ class Problems:
                     self._sandbox,
                     bench,
                     problem.reference,
-                    interface,
+                    problem.interface,
                     compile_cpu_s=self._config.compile_cpu_s,
                     deadline=deadline,
                 )
@@ -241,24 +235,22 @@ class Problems:
             return replace(problem, why_joint=recording.why)
         why = ""
         for from_start in (recording.stimuli.from_start, not recording.stimuli.from_start):
-            if from_start and not interface.inputs:
+            if from_start and not problem.interface.inputs:
                 continue
             stimuli = replace(recording.stimuli, from_start=from_start)
-            split = self._played_back(problem, interface, bench, stimuli, clock)
+            split = self._played_back(problem, bench, stimuli, clock)
             if isinstance(split, Problem):
                 return split
             why = split
         return replace(problem, why_joint=why)
 
-    def _played_back(
-        self, problem: Problem, interface: Interface, bench: Bench, stimuli: Stimuli, clock: Clock
-    ) -> Problem | str:
+    def _played_back(self, problem: Problem, bench: Bench, stimuli: Stimuli, clock: Clock) -> Problem | str:
         """The problem split by these stimuli, or the reason why not."""
         before_s = clock.spent_s
         half_key = (problem.key, stimuli.from_start)
         expected = self._expected.get(half_key)
         if expected is None:
-            (outcome,) = self._simulator.outcomes([problem.reference], [clock], interface, stimuli)
+            (outcome,) = self._simulator.outcomes([problem.reference], [clock], problem.interface, stimuli)
             if isinstance(outcome, NoTrace):
                 return detail_of(outcome)
             expected = outcome
@@ -268,7 +260,7 @@ class Problems:
             return self._generated(problem, clock)
         part = Part(stimuli=stimuli, trace=expected)
         with running([clock]) as deadline:
-            built = self._playback.build(bench, interface, part, deadline)
+            built = self._playback.build(bench, problem.interface, part, deadline)
         if isinstance(built, NoTrace):
             return detail_of(built)
         player, played = built
@@ -277,21 +269,26 @@ class Problems:
         return "the reference's recorded outputs do not pass"
 
     def _working_joint(self, problem: Problem, clock: Clock) -> Joint:
-        detail = ""
-        for interface in [problem.interface, None] if problem.interface is not None else [None]:
-            bench = read_bench(
-                problem.testbench, problem.top_module, problem.reference, beside(problem.reference, interface)
-            )
-            if interface is not None and bench.parameters:
-                continue  # a wrapper has none, and one that ignores them would pass for the design
-            joint = Joint(bench=bench, interface=interface, inputs=problem.interface, cpu_s=BENCH_CPU_S)
+        reference, detail = problem.reference, ""
+        bench = read_bench(problem.testbench, problem.top_module, reference, "")
+        shell = read_shell(reference, bench.given)
+        for one_way in (True, False):
+            wrapper = Wrapper(shell=shell, one_way=one_way)
+            beside = wrapper.around(reference, reference.modules[reference.top])
+            bench = read_bench(problem.testbench, problem.top_module, reference, beside)
+            joint = Joint(bench=bench, wrapper=wrapper, reference=reference, cpu_s=BENCH_CPU_S)
             before_s = clock.spent_s
             with running([clock]) as deadline:
-                said, known = self._harness.run(joint, problem.reference, problem.timescale, deadline)
-            if isinstance(said, Said) and said.passed:
-                cpu_s = bench_cpu_s(clock.spent_s - before_s)
-                return replace(joint, cpu_s=cpu_s, known=known)
-            detail = detail_of(said) if isinstance(said, NoTrace) else said.detail
+                ran = self._harness.run(joint, reference, problem.timescale, deadline)
+            cpu_s = bench_cpu_s(clock.spent_s - before_s)
+            if isinstance(ran, Ran) and ran.said.passed:
+                with running([clock]) as deadline:
+                    known = self._harness.made_known(joint, reference, problem.timescale, deadline)
+                if isinstance(known, NoTrace):
+                    detail_of(known)
+                knowing = isinstance(known, Said) and known.passed
+                return replace(joint, cpu_s=cpu_s, known=ran.known, driven=ran.driven, knowing=knowing)
+            detail = detail_of(ran) if isinstance(ran, NoTrace) else ran.said.detail
         raise UnusableReference(f"the reference does not pass its own testbench: {detail}")
 
 
@@ -303,11 +300,6 @@ def weight(problem: Problem | UnusableReference) -> int:
     if problem.player is not None and problem.expected is not None:
         size += len(problem.player.vvp) + len(problem.expected.text)
     return size
-
-
-def beside(reference: Design, interface: Interface | None = None) -> str:
-    """The reference under its own name, for a testbench that compares with it."""
-    return wrapped(reference, interface, reference.modules[reference.top])
 
 
 def detail_of(outcome: NoTrace) -> str:

@@ -214,7 +214,7 @@ class TreeReader:
         if kind == MODULE:
             shared = shared_port_net(node.header)
             if shared is not None:
-                raise Rejected(f"two ports that join at {shared} are not allowed in a design")
+                raise Rejected(f"ports that join at {shared} are not allowed in a design")
         if kind == SyntaxKind.NetDeclaration and node.getFirstToken().rawText in policy.SUPPLIES:
             if self._ports is None and self._module is not None:
                 self._ports = ports_of(self._module)

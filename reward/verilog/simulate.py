@@ -207,15 +207,16 @@ def connect(ports: Sequence, vector: str) -> list[str]:
 
 def read_samples(stdout: str, nonce: str, bits: int, count: int) -> list[str]:
     """The samples of each design, end to end. A second reading of one marks what has not settled, as unknown."""
-    rows: list[str] = []
-    for line in stdout.split("\n"):
-        mark, text = line[: len(nonce) + 1], line[len(nonce) + 1 :]
-        if len(text) != bits * count or text.strip("01xz"):
-            continue
-        if mark == f"{nonce}:":
-            rows.append(text)
-        elif mark == f"{nonce}+" and rows:
-            rows[-1] = "".join(map(unless_moved, rows[-1], text))
+    sample = f"([01xz]{{{bits * count}}})$"
+    if f"{nonce}+" not in stdout:
+        rows = re.findall(f"^{nonce}:{sample}", stdout, re.MULTILINE)
+    else:
+        rows = []
+        for mark, text in re.findall(rf"^{nonce}([:+]){sample}", stdout, re.MULTILINE):
+            if mark == ":":
+                rows.append(text)
+            elif rows:
+                rows[-1] = "".join(map(unless_moved, rows[-1], text))
     if count == 1:
         return ["".join(rows)]
     return ["".join([row[low : low + bits] for row in rows]) for low in range(0, bits * count, bits)]

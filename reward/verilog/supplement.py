@@ -31,7 +31,7 @@ class Supplement:
 
     def extended(self, candidate: Candidate, findings: Findings) -> Findings:
         """The findings with formal and cost, as far as the ladder asks and the design comes."""
-        if findings.full and self._ladder.formal is not None and candidate.problem.interface is not None:
+        if findings.full and self._ladder.formal is not None:
             findings = self._proven(candidate, findings)
         missed = self._ladder.formal is not None and not findings.formal
         if findings.full and self._ladder.cost is not None and not missed:
@@ -41,7 +41,6 @@ class Supplement:
 
     def _proven(self, candidate: Candidate, findings: Findings) -> Findings:
         interface = candidate.problem.interface
-        assert interface is not None
         if candidate.clock.passed:
             return findings
         with running([candidate.clock]) as deadline:

@@ -84,15 +84,18 @@ def ports_of(module: SyntaxNode) -> set[str]:
 
 
 def shared_port_net(header: SyntaxNode) -> str | None:
-    """A net that two ports of a module give access to, so that instances would join what is outside."""
+    """A net that two ports of a module give access to, or two bits of one, so that they join what is outside."""
     seen: set[str] = set()
     for port in deep(header):
         if port.kind not in REFERS_TO_NET:
             continue
-        names = {plain(node.getFirstToken().rawText) for node in deep(port) if node.kind in REFERENCES}
-        if names & seen:
-            return min(names & seen)
-        seen |= names
+        for node in deep(port):
+            if node.kind not in REFERENCES:
+                continue
+            name = plain(node.getFirstToken().rawText)
+            if name in seen:
+                return name
+            seen.add(name)
     return None
 
 

@@ -14,6 +14,7 @@ from pyslang.syntax import SyntaxKind, SyntaxNode, SyntaxTree
 from reward.errors import UnusableReference
 from reward.verilog.design import Design, deep
 from reward.verilog.directives import checked_source
+from reward.verilog.shell import Given, given_in
 from reward.verilog.syntax import declared_in
 
 UNIT = SyntaxKind.CompilationUnit
@@ -32,7 +33,7 @@ class Bench:
     text         testbench and, where the testbench instantiates it under its own name, the reference
     top          its module that nobody instantiates
     plain        it has one instance of the design's module and gives it no parameters
-    parameters   it gives some instance of the design's module parameters
+    given        the parameters that it gives an instance of the design's module or of the reference
     names        every word in `text` but the design's module: what a design beside it must not call or reach into
     shared       names declared outside modules, which a design beside it sees without a path: it must not mention them
     """
@@ -41,7 +42,7 @@ class Bench:
     text: str
     top: str
     plain: bool
-    parameters: bool
+    given: Given
     names: frozenset[str]
     shared: frozenset[str]
 
@@ -70,14 +71,17 @@ def read_bench(testbench: object, top_module: str, reference: Design, beside: st
     shared = [declared_in(member) for member in outside if member.kind != SyntaxKind.ModuleDeclaration]
     declared: list[str] = []
     instantiated: dict[str, int] = {}
-    parameters = False
+    given = Given()
     for node in deep(tree.root):
         if node.kind == SyntaxKind.ModuleHeader:
             declared.append(node.name.valueText)
         elif node.kind == SyntaxKind.HierarchyInstantiation:
             name = node.getFirstToken().rawText
             instantiated[name] = instantiated.get(name, 0) + instances(node)
-            parameters = parameters or (name == top_module and has_parameters(node))
+            if name in (top_module, reference.modules[reference.top]):
+                given |= given_in(node)
+        elif node.kind == SyntaxKind.DefParamAssignment:
+            given |= given_in(node)
     tops = [name for name in declared if name not in instantiated]
     if len(tops) != 1 or top_module not in instantiated:
         raise UnusableReference(
@@ -89,8 +93,8 @@ def read_bench(testbench: object, top_module: str, reference: Design, beside: st
         top_module=top_module,
         text=text + "\n",
         top=tops[0],
-        plain=not parameters and instantiated[top_module] == 1,
-        parameters=parameters,
+        plain=not given and instantiated[top_module] == 1,
+        given=given,
         names=frozenset(WORD.findall(text)) - {top_module},
         shared=frozenset().union(*shared),
     )
@@ -98,10 +102,6 @@ def read_bench(testbench: object, top_module: str, reference: Design, beside: st
 
 def instances(node: SyntaxNode) -> int:
     return sum(1 for child in deep(node) if child.kind == SyntaxKind.HierarchicalInstance)
-
-
-def has_parameters(node: SyntaxNode) -> bool:
-    return any(not isinstance(child, Token) and child.kind == SyntaxKind.ParameterValueAssignment for child in node)
 
 
 def read_verdict(printed: str) -> Said:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from reward.messages import Status
 
 UNKNOWN = "x"
@@ -42,6 +44,16 @@ class Trace:
         return len(self.text) // self.width
 
     @property
+    def bits(self) -> np.ndarray:
+        """The characters: [samples, width] of uint8."""
+        return np.frombuffer(self.text.encode(), np.uint8).reshape(-1, self.width)
+
+    @property
+    def lines(self) -> bytes:
+        """One row a line."""
+        return np.pad(self.bits, ((0, 0), (0, 1)), constant_values=ord("\n")).tobytes()
+
+    @property
     def rows(self) -> list[str]:
         return [self.text[start : start + self.width] for start in range(0, len(self.text), self.width)]
 
@@ -63,15 +75,23 @@ class NoTrace:
 Outcome = Trace | NoTrace
 
 
-def agreement(sampled: Sequence[str], expected: Sequence[str]) -> float:
-    """The fraction of samples in which all bits agree. An unknown bit of the reference agrees with everything."""
-    return sum(map(row_agrees, sampled, expected)) / len(expected)
+def agreeing(sampled: Trace, expected: Trace) -> np.ndarray:
+    """Of each sample that both have, whether all bits agree: [samples] of bool.
+
+    An unknown bit of the reference agrees with everything.
+    """
+    rows = min(len(sampled), len(expected))
+    got, want = sampled.bits[:rows], expected.bits[:rows]
+    return ((got == want) | (want == ord(UNKNOWN))).all(axis=1)
+
+
+def agreement(sampled: Trace, expected: Trace) -> float:
+    """The fraction of the expected samples in which all bits agree."""
+    return int(agreeing(sampled, expected).sum()) / len(expected)
 
 
 def row_agrees(sampled: str, expected: str) -> bool:
-    if sampled == expected:
-        return True
-    return UNKNOWN in expected and all(want in (UNKNOWN, got) for got, want in zip(sampled, expected, strict=True))
+    return all(want in (UNKNOWN, got) for got, want in zip(sampled, expected, strict=True))
 
 
 def weight(outcome: Outcome) -> int:

@@ -86,6 +86,8 @@ ATTACKS = {
         "module m(input a, output y); supply0 a; endmodule",
         "module m(input a, output y); supply0 g; s u(a, g); endmodule module s(x, x); inout x; endmodule",
         "module m(input a, output y); s u(a, y); endmodule module s(.p(x), .q(x)); inout x; endmodule",
+        "module m(.a({x, x}), y); input x; output y; endmodule",
+        "module m(input .a({x, x}), output y); wire x; endmodule",
         inside("initial assert (a) else y = 0;"),
         inside("initial assert (a) begin force a = 1; end"),
         inside("initial assert (a) else -> tb.e;"),

@@ -191,12 +191,10 @@ def test_a_testbench_that_always_reacts_falls_back(verifier):
         (OPEN_LOOP.replace("dut u(", "dut #(.N(2)) u("), DFF.replace("dut(", "dut #(parameter N = 1) ("), "parameters"),
         (OPEN_LOOP.replace("dut u(", "dut v(); dut u("), DFF, "several"),
         (OPEN_LOOP, DFF.replace("q <= d", "q <= #8 d"), "pass"),
-        (OPEN_LOOP.replace(".d(d)", ".d(n)").replace("wire [1:0] q;", "wire [1:0] q; tri [1:0] n = d;"),
-         DFF.replace("input [1:0] d", "inout [1:0] d"), "neither input nor output"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_split(verifier, testbench, reference, why):
-    """Parameters at the instance, several instances, delays that matter, and bidirectional ports."""
+    """Parameters at the instance, several instances, and delays that matter."""
     if "#8" in reference:
         testbench = testbench.replace("#1 if (q !== 1)", "#1 if (q === 1)").replace("q[0] !== 0", "q[0] === 0")
     problem = problem_of(verifier, testbench, reference)

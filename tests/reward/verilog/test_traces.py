@@ -3,7 +3,7 @@
 import pytest
 
 from reward.verilog.simulate import read_samples
-from reward.verilog.traces import Trace, agreement
+from reward.verilog.traces import Trace, agreeing, agreement
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from reward.verilog.traces import Trace, agreement
 )
 def test_agreement(sampled, expected, fraction):
     """An unknown bit of the reference agrees with everything, an unknown bit of the design only with that."""
-    assert agreement(sampled, expected) == fraction
+    assert agreement(Trace.of(sampled), Trace.of(expected)) == fraction
 
 
 def test_rows_of_two_designs():
@@ -39,3 +39,12 @@ def test_rows_of_a_trace():
     """What goes in as rows comes out as rows."""
     trace = Trace.of(["01x", "1z0"])
     assert (len(trace), trace.rows) == (2, ["01x", "1z0"])
+    assert trace.lines == b"01x\n1z0\n"
+
+
+def test_traces_of_different_lengths():
+    """Samples that are missing do not agree; those that are too many do not count."""
+    short, long = Trace.of(["01", "10"]), Trace.of(["01", "10", "00", "11"])
+    assert agreement(short, long) == 0.5
+    assert agreement(long, short) == 1.0
+    assert agreeing(Trace.of(["01", "1x"]), short).tolist() == [True, False]
