@@ -1,7 +1,8 @@
 """The objective algebra: a paper is a composition of small frozen pieces over one set of token statistics.
 
     rewards --filters, advantage--> A      (whole batch, before any forward pass)
-    stats   --select, weights, surrogate--> w * C(lp, lp_old, A)  --aggregate--> + regularisers --> loss
+    stats   --credit--> A per token --select, weights, surrogate--> w * C(lp, lp_old, A)  --aggregate-->
+            + regularisers --> loss
 
     L = aggregate(select * weights * surrogate) + sum_k aggregate(regulariser_k)
 
@@ -10,7 +11,7 @@ conf/algorithm/*.yaml; pure torch, no DeepSpeed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from learner.measures import Measures, mean_of, sum_of
 from learner.objective.controllers import State, turned
+from learner.objective.head import HeadTraining
 from learner.objective.stats import AVAILABLE, Counts, Outcomes, TokenStats
 
 __all__ = ["Counts", "Objective", "Outcomes", "TokenStats"]
@@ -34,11 +36,13 @@ class Objective:
     advantage: Any  # Outcomes -> [seq]
     surrogate: Any  # TokenStats -> [seq, tok], measures
     aggregate: Any  # values, TokenStats, Counts -> scalar
+    credit: Mapping[str, Any] = field(default_factory=dict)  # TokenStats -> advantages [seq, tok], one after the other
     select: Mapping[str, Any] = field(default_factory=dict)  # TokenStats -> bool [seq, tok]
     weights: Mapping[str, Any] = field(default_factory=dict)  # TokenStats -> [seq, tok], measures
     filters: Mapping[str, Any] = field(default_factory=dict)  # Outcomes -> bool [seq]
     regularisers: Mapping[str, Any] = field(default_factory=dict)  # TokenStats -> [seq, tok], measures
     controllers: Mapping[str, Any] = field(default_factory=dict)  # Controller, see controllers.py
+    head: HeadTraining | None = None  # trains a learned temperature head besides
 
     def __post_init__(self) -> None:
         unknown = self.needs - AVAILABLE
@@ -48,7 +52,7 @@ class Objective:
     @property
     def needs(self) -> frozenset[str]:
         """The union of what the pieces declare: the forward pass computes nothing else."""
-        mappings = (self.select, self.weights, self.filters, self.regularisers, self.controllers)
+        mappings = (self.credit, self.select, self.weights, self.filters, self.regularisers, self.controllers)
         pieces = [self.advantage, self.surrogate, self.aggregate, *(p for m in mappings for p in m.values())]
         return frozenset().union(*(getattr(piece, "needs", frozenset()) for piece in pieces))
 
@@ -59,6 +63,8 @@ class Objective:
 
     def __call__(self, stats: TokenStats, counts: Counts) -> tuple[Tensor, Measures]:
         """This micro-batch's share of the loss, and its metrics."""
+        for piece in self.credit.values():
+            stats = replace(stats, advantage=piece(stats).detach())
         values, measures = self.surrogate(stats)
         measures = dict(measures)
         kept = stats.mask

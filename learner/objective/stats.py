@@ -6,23 +6,26 @@ from torch import Tensor
 
 # What a piece may declare in `needs` beyond the fields of TokenStats that always exist.
 #   entropy_grad  entropies carry a gradient
-AVAILABLE = frozenset({"entropy_grad"})
+#   lp_ref        a second model, the one the run started from, evaluates every token as well
+AVAILABLE = frozenset({"entropy_grad", "lp_ref"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
     """All samples of a train batch, the same on every rank.
 
-    rewards  float64 [seq]
-    unshaped float64 [seq] rewards before shaping, as the verifier gave them
-    groups   int64   [seq] samples of one prompt share it
-    lengths  int64   [seq] response tokens
+    rewards     float64 [seq]
+    unshaped    float64 [seq] rewards before shaping, as the verifier gave them
+    groups      int64   [seq] samples of one prompt share it
+    lengths     int64   [seq] trained response tokens
+    advantages  float64 [seq] None before they are estimated; filters see them
     """
 
     rewards: Tensor
     unshaped: Tensor
     groups: Tensor
     lengths: Tensor
+    advantages: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class TokenStats:
     lp_sampler   float32 [seq, tok] nats as recorded when the token was drawn
     temperature  float32 [seq, tok] as recorded when the token was drawn
     entropy      float32 [seq, tok] nats at T = 1 under the current policy; detached unless a piece needs "entropy_grad"
+    lp_ref       float32 [seq, tok] nats under the reference, at `temperature`; None unless a piece needs "lp_ref"
     """
 
     mask: Tensor
@@ -47,6 +51,7 @@ class TokenStats:
     lp_sampler: Tensor
     temperature: Tensor
     entropy: Tensor
+    lp_ref: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

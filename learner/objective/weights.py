@@ -1,14 +1,18 @@
 """Token weights: detached factors >= 0 on the policy gradient of each token. Several weights multiply."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from learner.measures import Measures, mean_of
+from learner.objective.scores import entropy_change
 from learner.objective.stats import TokenStats
 
 # exp of more than this says only "very large" and would overflow float32 at 88.
 MAX_LOG_RATIO = 20.0
+SMALLEST_CHANGE = 0.02  # STEER's: below it the exponential weights stop following the batch's maximum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +36,58 @@ class TruncatedImportance:
         log_ratio = (stats.lp_old - stats.lp_sampler).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         ratio = log_ratio.exp()
         return ratio.clamp_max(self.cap), {"tis/clipped_fraction": mean_of(ratio > self.cap, stats.mask)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyChangeDamping:
+    """The more a token's step would change the entropy, the less it counts.
+
+    Rule    Omega = |A| ratio (1 - p) |lp + H|; linear: w = high - (Omega - min)(high - low) / (max - min), the middle
+            where all are equal; exponential: w = exp(-k Omega), k = -ln(low) / max(max Omega, 0.02)
+    Source  STEER, arXiv:2510.10150, grade A-code (zz-haooo/STEER, core_algos.py); linear 0.8 to 1.2, exponential 0.8.
+    Traps   minimum and maximum are the micro-batch's: one outlier moves all weights. `quantile` < 1 takes that quantile
+            of Omega for the maximum (ours).
+    """
+
+    low: float = 0.8
+    high: float = 1.2
+    exponential: bool = False
+    quantile: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.low <= self.high:
+            raise ValueError(f"EntropyChangeDamping needs 0 < low <= high, got {self.low} and {self.high}")
+        if not 0.0 < self.quantile <= 1.0:
+            raise ValueError(f"EntropyChangeDamping.quantile is a fraction in (0, 1], got {self.quantile}")
+
+    def __call__(self, stats: TokenStats) -> tuple[Tensor, Measures]:
+        """float32 [seq, tok], 1 outside the mask."""
+        change = entropy_change(stats)
+        chosen = change[stats.mask]
+        if not chosen.numel():
+            weight = torch.ones_like(change)
+            return weight, {"weights/entropy_change": mean_of(weight, stats.mask)}
+        smallest, largest = chosen.min(), chosen.quantile(self.quantile)
+        if self.exponential:
+            weight = (math.log(self.low) / largest.clamp_min(SMALLEST_CHANGE) * change).exp().clamp_min(self.low)
+        elif largest > smallest:
+            part = ((change - smallest) / (largest - smallest)).clamp(0.0, 1.0)
+            weight = self.high - part * (self.high - self.low)
+        else:
+            weight = torch.full_like(change, (self.low + self.high) / 2)
+        return weight.masked_fill(~stats.mask, 1.0), {"weights/entropy_change": mean_of(weight, stats.mask)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignLean:
+    """Good tokens count more and bad ones less, or the other way round.
+
+    Rule    w = max(0, 1 + lean) where A > 0, max(0, 1 - lean) where A < 0, 1 where A = 0
+    Source  EntroPIC's action, grade A-code (lblaoke/entrocraft, "entropic"); a controller sets `lean`.
+    """
+
+    lean: float = 0.0
+
+    def __call__(self, stats: TokenStats) -> tuple[Tensor, Measures]:
+        """float32 [seq, tok]."""
+        return (1.0 + self.lean * stats.advantage.sign()).clamp_min(0.0), {}

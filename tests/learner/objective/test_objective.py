@@ -1,3 +1,4 @@
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +17,9 @@ from learner.objective.select import EntropyQuantile
 from learner.objective.surrogate import Clipped
 from learner.objective.weights import TruncatedImportance
 
-ALGORITHMS = sorted((Path(__file__).parents[3] / "conf" / "algorithm").glob("*.yaml"))
+CONF = Path(__file__).parents[3] / "conf"
+ALGORITHMS = sorted((CONF / "algorithm").glob("*.yaml"))
+LEARNED = CONF / "temperature" / "learned.yaml"  # a file may refer to the run's temperature
 
 
 def composed(**changes) -> Objective:
@@ -39,6 +42,7 @@ def random_stats(token_stats, seed=0):
         lp_old=lp_old,
         lp_sampler=lp_old + 0.5 * normal(),
         entropy=normal().abs(),
+        lp_ref=lp_old + 0.1 * normal(),
     )
 
 
@@ -119,9 +123,9 @@ def test_a_need_nobody_can_meet_is_refused():
     """A piece that wants what the forward pass does not compute is refused when the objective is built."""
 
     class Wishful:
-        needs: ClassVar[frozenset[str]] = frozenset({"lp_ref"})
+        needs: ClassVar[frozenset[str]] = frozenset({"attention"})
 
-    with pytest.raises(ValueError, match=r"needs \['lp_ref'\]"):
+    with pytest.raises(ValueError, match=r"needs \['attention'\]"):
         composed(weights={"wish": Wishful()})
 
 
@@ -163,11 +167,19 @@ def test_a_knob_that_does_not_exist_is_named():
 @pytest.mark.parametrize("file", ALGORITHMS, ids=lambda file: file.stem)
 def test_every_algorithm_file_is_an_objective(file, token_stats):
     """Each YAML composes, gives a finite loss, and no gradient where every advantage is zero."""
-    objective = hydra.utils.instantiate(OmegaConf.load(file), _convert_="all")
+    run = OmegaConf.create({"temperature": OmegaConf.load(LEARNED), "algorithm": OmegaConf.load(file)})
+    objective = hydra.utils.instantiate(run.algorithm, _convert_="all")
     assert isinstance(objective, Objective)
     stats = random_stats(token_stats)
-    loss, _ = objective(stats, Counts(tokens=9, sequences=3, groups=1))
+    loss, measures = objective(stats, Counts(tokens=9, sequences=3, groups=1))
     assert loss.isfinite()
-    stats = token_stats([[1, 1]], lp=torch.zeros(1, 2, dtype=torch.float64, requires_grad=True))
+    idle = random_stats(token_stats)
+    idle, found = objective(
+        dataclasses.replace(idle, mask=torch.zeros_like(idle.mask)), Counts(tokens=9, sequences=3, groups=1)
+    )
+    assert idle.item() == 0.0, "a rank without work adds nothing"
+    assert found.keys() == measures.keys(), "and reports the same names, or metrics could not be combined"
+    lp = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    stats = token_stats([[1, 1]], lp=lp, lp_ref=[[0.0, 0.0]])
     (gradient,) = torch.autograd.grad(objective(stats, Counts(tokens=2, sequences=1, groups=1))[0], stats.lp)
     assert (gradient == 0).all()

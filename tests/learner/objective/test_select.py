@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from learner.objective.select import EntropyQuantile
+from learner.objective.select import CovarianceBand, EntropyQuantile, NegativeOutliers, SurestCredit
 
 
 def slow_choice(entropy, mask, keep, scope):
@@ -45,3 +47,95 @@ def test_keeping_everything_keeps_everything(token_stats):
 def test_an_impossible_fraction_is_refused(keep):
     with pytest.raises(ValueError, match=r"fraction of tokens in \(0, 1\]"):
         EntropyQuantile(keep=keep)
+
+
+def spread(token_stats, seed=0):
+    """Ten by ten tokens, a quarter of them padding, with ratios on both sides of the clip range."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal():
+        return torch.randn(10, 10, generator=generator, dtype=torch.float64)
+
+    lp = -3 * normal().abs()
+    return token_stats(
+        torch.rand(10, 10, generator=generator) < 0.75,
+        lp=lp,
+        lp_old=lp + 0.2 * normal(),
+        lp_sampler=lp + 0.1 * normal(),
+        advantage=2 * normal()[:, :1].expand(10, 10),
+        entropy=normal().abs(),
+    )
+
+
+def test_covariance_band_drops_so_many_and_only_candidates(token_stats):
+    """Clip-Cov against a loop: the number of dropped tokens, and that each was in the band and not clipped anyway."""
+    stats = spread(token_stats)
+    places = [tuple(at) for at in stats.mask.nonzero().tolist()]
+    mean_a = sum(stats.advantage[at].item() for at in places) / len(places)
+    mean_lp = sum(stats.lp[at].item() for at in places) / len(places)
+    candidates = set()
+    for at in places:
+        a, ratio = stats.advantage[at].item(), (stats.lp[at] - stats.lp_old[at]).exp().item()
+        clipped = (a > 0 and ratio > 1.28) or (a < 0 and ratio < 0.8)
+        if 0.5 < (a - mean_a) * (stats.lp[at].item() - mean_lp) < 4.0 and not clipped:
+            candidates.add(at)
+    assert len(candidates) > 8
+    torch.manual_seed(0)
+    drops = []
+    for _ in range(60):
+        kept = CovarianceBand(fraction=0.07, low=0.5, high=4.0, eps_hi=0.28)(stats)
+        drops.append({tuple(at) for at in (stats.mask & ~kept).nonzero().tolist()})
+        assert len(drops[-1]) == int(0.07 * len(places))
+        assert not (kept & ~stats.mask).any()
+    assert set().union(*drops) == candidates, "drawn at random from all of them"
+
+
+def test_covariance_band_drops_one_at_least_and_nothing_without_candidates(token_stats):
+    stats = spread(token_stats)
+    assert (stats.mask.sum() - CovarianceBand(low=0.5)(stats).sum()).item() == 1
+    assert torch.equal(CovarianceBand(low=1e6, high=1e7)(stats), stats.mask)
+    assert not CovarianceBand()(token_stats([[0, 0]])).any()
+
+
+@pytest.mark.parametrize("released_logprob", [False, True])
+def test_outliers_against_a_loop(released_logprob, token_stats):
+    """Clip_B: only punished tokens far below the mean of p (H + lp) go; infinitely many deviations keep everything."""
+    stats = spread(token_stats)
+    lp = stats.lp_sampler if released_logprob else stats.lp_old
+    places = [tuple(at) for at in stats.mask.nonzero().tolist()]
+    scores = {at: (lp[at].exp() * (stats.entropy[at] + lp[at])).item() for at in places}
+    mean = sum(scores.values()) / len(places)
+    deviation = (sum((score - mean) ** 2 for score in scores.values()) / len(places)) ** 0.5
+    expected = {at for at in places if not (stats.advantage[at] < 0 and scores[at] - mean < -0.4 * deviation)}
+    assert len(expected) < len(places)
+    kept = NegativeOutliers(deviations=0.4, released_logprob=released_logprob)(stats)
+    assert {tuple(at) for at in kept.nonzero().tolist()} == expected
+    assert torch.equal(NegativeOutliers(deviations=float("inf"))(stats), stats.mask)
+    assert torch.equal(NegativeOutliers()(token_stats([[1, 1]])), torch.ones(1, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("scope", ["response", "batch"])
+@pytest.mark.parametrize("keep", [0.2, 0.55, 1.0])
+def test_the_surest_credit_by_sorting(keep, scope, token_stats):
+    """The tokens with the largest |A| H, as many as the fraction says, rounded up."""
+    stats = spread(token_stats)
+    score = (stats.advantage.abs() * stats.entropy).tolist()
+    expected = set()
+    rows = [[(i, t) for t in range(10) if stats.mask[i, t]] for i in range(10)]
+    for pool in rows if scope == "response" else [[at for row in rows for at in row]]:
+        ranked = sorted(pool, key=lambda at: -score[at[0]][at[1]])
+        expected |= set(ranked[: math.ceil(keep * len(pool) - 1e-9)])
+    chosen = SurestCredit(keep=keep, scope=scope)(stats)
+    assert {tuple(at) for at in chosen.nonzero().tolist()} == expected
+
+
+def test_impossible_selectors_are_refused():
+    for make in (
+        lambda: CovarianceBand(fraction=0.0),
+        lambda: CovarianceBand(low=5.0, high=1.0),
+        lambda: NegativeOutliers(deviations=0.0),
+        lambda: SurestCredit(keep=1.1),
+        lambda: SurestCredit(scope="all"),
+    ):
+        with pytest.raises(ValueError, match=r"CovarianceBand|NegativeOutliers|SurestCredit"):
+            make()

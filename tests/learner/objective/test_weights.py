@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.objective.weights import TruncatedImportance
+from learner.objective.weights import EntropyChangeDamping, SignLean, TruncatedImportance
 
 
 def test_values_by_hand(token_stats):
@@ -36,3 +36,56 @@ def test_weights_carry_no_gradient(token_stats):
 def test_an_impossible_cap_is_refused():
     with pytest.raises(ValueError, match="ratio > 0"):
         TruncatedImportance(cap=0.0)
+
+
+@pytest.mark.parametrize("exponential", [False, True])
+def test_damping_against_a_loop(exponential, token_stats):
+    """STEER's two maps, token by token: the largest change has the lowest weight, padding does not count."""
+    generator = torch.Generator().manual_seed(0)
+    lp = -2 * torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
+    advantage = torch.tensor([[1.0] * 3, [-0.6] * 3], dtype=torch.float64)
+    entropy = torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    advantage[1, 2] = 100.0
+    stats = token_stats(mask, lp=lp, lp_old=lp - 0.2, advantage=advantage, entropy=entropy)
+    weight, _ = EntropyChangeDamping(exponential=exponential)(stats)
+
+    def change(i, t):
+        p = math.exp(lp[i, t])
+        old = math.exp(lp[i, t] - 0.2)
+        return abs(advantage[i, t].item() / old * p * (1 - p) * (lp[i, t].item() + entropy[i, t].item()))
+
+    places = [tuple(at) for at in mask.nonzero().tolist()]
+    changes = {at: change(*at) for at in places}
+    low, high = min(changes.values()), max(changes.values())
+    for at in places:
+        if exponential:
+            expected = math.exp(math.log(0.8) / max(high, 0.02) * changes[at])
+        else:
+            expected = 1.2 - (changes[at] - low) * (1.2 - 0.8) / (high - low)
+        assert weight[at].item() == pytest.approx(expected)
+    assert weight[1, 2] == 1.0
+
+
+def test_damping_of_equal_changes_and_of_nothing(token_stats):
+    """The middle where all are equal; an empty micro-batch has weights of 1; an outlier can be cut by a quantile."""
+    stats = token_stats([[1, 1]], lp=[[-1.0, -1.0]], lp_old=[[-1.0, -1.0]], advantage=[[1.0, 1.0]])
+    assert EntropyChangeDamping(low=0.5, high=2.0)(stats)[0][0].tolist() == [1.25, 1.25]
+    assert EntropyChangeDamping()(token_stats([[0, 0]]))[0][0].tolist() == [1.0, 1.0]
+    spread = token_stats([[1] * 4], lp=[[-1.0] * 4], lp_old=[[-1.0] * 4], advantage=[[0.0, 1.0, 2.0, 1e6]])
+    assert EntropyChangeDamping()(spread)[0][0, 2].item() == pytest.approx(1.2, abs=1e-5)
+    assert EntropyChangeDamping(quantile=0.6)(spread)[0][0].tolist() == pytest.approx([1.2, 0.95, 0.8, 0.8], abs=0.05)
+
+
+def test_leaning_by_hand(token_stats):
+    """1 + lean for good tokens, 1 - lean for bad ones, never below 0."""
+    stats = token_stats([[1, 1, 1]], advantage=[[2.0, -0.1, 0.0]])
+    assert SignLean(lean=0.3)(stats)[0][0].tolist() == pytest.approx([1.3, 0.7, 1.0])
+    assert SignLean(lean=-1.5)(stats)[0][0].tolist() == pytest.approx([0.0, 2.5, 1.0])
+    assert (SignLean()(stats)[0] == 1.0).all()
+
+
+@pytest.mark.parametrize("wrong", [{"low": 0.0}, {"low": 2.0, "high": 1.0}, {"quantile": 0.0}])
+def test_impossible_damping_is_refused(wrong):
+    with pytest.raises(ValueError, match="EntropyChangeDamping"):
+        EntropyChangeDamping(**wrong)
