@@ -15,6 +15,7 @@ COMMANDS = {
     "verify": "judge the responses in a file, one JSON object a line",
     "serve-verifier": "judge responses over HTTP",
     "warmstart": "build the tiny policy and give it its supervised start",
+    "train-drafter": "give a policy multi-token-prediction layers that draft for it: speculative=mtp",
     "doctor": "say what is installed and what is missing for a configuration",
     "report": "draw curves.png and report.html of a run folder again",
 }
