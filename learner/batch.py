@@ -3,9 +3,12 @@
     TrainBatch --outcomes--> advantages, kept samples           (the same on every rank)
                --sort--> neighbours share prefixes --cut--> ranks --cut--> micro-batches of at most N computed tokens
 
+Tokens that the policy did not draw are read by the transformer, so that later tokens see them, and nothing else: they
+are in no mask, count or statistic. A sample of such tokens alone is left out before its group is looked at.
 Pure: any rank can work out what every rank does, so all take the same number of micro-batches and none waits.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +21,7 @@ from learner.forest import lexicographic_order, plant, shared_prefix
 from learner.head import Picks
 from learner.messages import TrainBatch, TrainSample
 from learner.objective import Counts, Objective, Outcomes
+from rollout.draw.truncation import KeptSets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,18 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Actions:
+    """What a learned temperature head did at the tokens of a micro-batch; what it chose is their `temperature`.
+
+    changes     bool    [seq, tok] it drew a new temperature
+    lp_sampler  float32 [seq, tok] nats of its action, as recorded
+    """
+
+    changes: Tensor
+    lp_sampler: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """Tensors of one forward pass. Response tokens are right-padded to [seq, tok]; see TokenStats for the units.
 
@@ -47,6 +63,7 @@ class MicroBatch:
     node_rows  int64 [node] where each node is in the transformer's flattened output, None where it is that output
     picks      which rows of the head give which token
     places     int64 [pick] index of each pick in the flattened [seq, tok]
+    actions    the temperature head's, None where a sample has none
     """
 
     tokens: Tensor
@@ -60,26 +77,29 @@ class MicroBatch:
     advantage: Tensor
     lp_sampler: Tensor
     temperature: Tensor
+    actions: Actions | None
 
 
-def outcomes_of(batch: TrainBatch) -> Outcomes:
+def outcomes_of(samples: Sequence[TrainSample]) -> Outcomes:
     return Outcomes(
-        rewards=torch.tensor([sample.reward for sample in batch.samples], dtype=torch.float64),
-        unshaped=torch.tensor([sample.unshaped for sample in batch.samples], dtype=torch.float64),
-        groups=torch.tensor([sample.group for sample in batch.samples]),
-        lengths=torch.tensor([len(sample.response_ids) for sample in batch.samples]),
+        rewards=torch.tensor([sample.reward for sample in samples], dtype=torch.float64),
+        unshaped=torch.tensor([sample.unshaped for sample in samples], dtype=torch.float64),
+        groups=torch.tensor([sample.group for sample in samples]),
+        lengths=torch.tensor([len(sample.trained_places) for sample in samples]),
     )
 
 
 def trained_part(batch: TrainBatch, objective: Objective) -> Trained:
     """Apply the objective's advantage and filters; both see whole groups."""
-    if not batch.samples:
+    samples = [sample for sample in batch.samples if len(sample.trained_places)]
+    if not samples:
         return Trained(samples=(), advantages=np.empty(0))
-    outcomes = outcomes_of(batch)
-    kept = objective.keep(outcomes)
+    outcomes = outcomes_of(samples)
+    advantages = objective.advantage(outcomes)
+    kept = objective.keep(dataclasses.replace(outcomes, advantages=advantages))
     return Trained(
-        samples=tuple(sample for sample, keep in zip(batch.samples, kept.tolist(), strict=True) if keep),
-        advantages=objective.advantage(outcomes)[kept].numpy(),
+        samples=tuple(sample for sample, keep in zip(samples, kept.tolist(), strict=True) if keep),
+        advantages=advantages[kept].numpy(),
     )
 
 
@@ -92,15 +112,15 @@ def minibatches(trained: Trained, count: int) -> list[np.ndarray]:
 
 def counts_of(samples: Sequence[TrainSample]) -> Counts:
     return Counts(
-        tokens=sum(len(sample.response_ids) for sample in samples),
+        tokens=sum(len(sample.trained_places) for sample in samples),
         sequences=len(samples),
         groups=len({sample.group for sample in samples}),
     )
 
 
 def input_sequence(sample: TrainSample) -> np.ndarray:
-    """What the transformer reads: prompt and response, but for the last token, which is only predicted."""
-    return np.concatenate([sample.prompt_ids, sample.response_ids[:-1]])
+    """What the transformer reads: prompt and response up to the last trained token, which is only predicted."""
+    return np.concatenate([sample.prompt_ids, sample.response_ids[: sample.trained_places[-1]]])
 
 
 def shares(samples: Sequence[TrainSample], ranks: int, budget: int) -> list[list[Share]]:
@@ -138,20 +158,25 @@ def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: 
     """The tensors of one share."""
     samples = [trained.samples[index] for index in share.indices]
     forest = plant([input_sequence(sample) for sample in samples])
-    lengths = np.array([len(sample.response_ids) for sample in samples])
-    mask = np.arange(lengths.max()) < lengths[:, None]
+    places = [sample.trained_places for sample in samples]
+    mask = np.zeros((len(samples), max(map(len, (sample.response_ids for sample in samples)))), bool)
+    for row, trained_places in zip(mask, places, strict=True):
+        row[trained_places] = True
 
-    def padded(name: str, fill: float) -> Tensor:
+    def of_trained(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([array[at] for array, at in zip(arrays, places, strict=True)])
+
+    def padded(arrays: Sequence[np.ndarray], fill: float) -> Tensor:
         values = np.full(mask.shape, fill, np.float32)
-        values[mask] = np.concatenate([getattr(sample, name) for sample in samples])
+        values[mask] = of_trained(arrays)
         return torch.from_numpy(values).to(device)
 
-    nodes = [path[len(s.prompt_ids) - 1 :] for path, s in zip(forest.paths, samples, strict=True)]
-    temperatures = np.concatenate([sample.temperatures for sample in samples]).astype(np.float32)
+    nodes = [path[len(s.prompt_ids) - 1 + at] for path, s, at in zip(forest.paths, samples, places, strict=True)]
     picks, order = _picks(
         np.concatenate(nodes),
-        temperatures,
-        np.concatenate([sample.response_ids for sample in samples]),
+        of_trained([sample.temperatures for sample in samples]).astype(np.float32),
+        of_trained([sample.response_ids for sample in samples]),
+        _kept_ids(samples, places),
         device,
     )
     if forest_layout:
@@ -161,12 +186,12 @@ def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: 
         rows = [forest.paths[index] for index, _ in forest.segments]
         width = max(map(len, rows))
         tokens = torch.zeros(len(rows), width, dtype=torch.int64)
-        places = []
+        fresh = []
         for row, (path, (_, start)) in enumerate(zip(rows, forest.segments, strict=True)):
             tokens[row, : len(path)] = torch.from_numpy(forest.tokens[path])
-            places.append(np.arange(row * width + start, row * width + len(path)))
+            fresh.append(np.arange(row * width + start, row * width + len(path)))
         tokens, positions, layout = tokens.to(device), None, None
-        node_rows = torch.from_numpy(np.concatenate(places)).to(device)
+        node_rows = torch.from_numpy(np.concatenate(fresh)).to(device)
     advantages = trained.advantages[list(share.indices)].astype(np.float32)
     live = torch.from_numpy(mask & share.live).to(device)
     return MicroBatch(
@@ -179,17 +204,51 @@ def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: 
         mask=live,
         group=torch.tensor([sample.group for sample in samples], device=device),
         advantage=torch.from_numpy(advantages).to(device)[:, None] * live,
-        lp_sampler=padded("sampler_logprobs", 0.0),
-        temperature=padded("temperatures", 1.0),
+        lp_sampler=padded([sample.sampler_logprobs for sample in samples], 0.0),
+        temperature=padded([sample.temperatures for sample in samples], 1.0),
+        actions=None
+        if any(sample.head is None for sample in samples)
+        else Actions(
+            changes=padded([sample.head.changes for sample in samples], 0.0).bool(),
+            lp_sampler=padded([sample.head.logprobs for sample in samples], 0.0),
+        ),
     )
 
 
+def _kept_ids(samples: Sequence[TrainSample], places: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """The kept tokens of each trained token, none listed where nothing was cut; None where no sample was truncated."""
+    if all(sample.kept is None for sample in samples):
+        return None
+    found = []
+    for sample, at in zip(samples, places, strict=True):
+        if sample.kept is None:
+            found += [np.empty(0, np.int32)] * len(at)
+        else:
+            ends = np.cumsum(sample.kept.counts)
+            found += [sample.kept.ids[ends[t] - sample.kept.counts[t] : ends[t]] for t in at]
+    return found
+
+
 def _picks(
-    nodes: np.ndarray, temperatures: np.ndarray, tokens: np.ndarray, device: torch.device
+    nodes: np.ndarray, temperatures: np.ndarray, tokens: np.ndarray, kept: list[np.ndarray] | None, device: torch.device
 ) -> tuple[Picks, np.ndarray]:
-    """One row of the head per distinct (node, temperature); picks ordered by row, and the order that does it."""
+    """One row of the head per distinct (node, temperature, kept tokens).
+
+    The picks are ordered by row; the order that does it comes second.
+    """
     keys = nodes.astype(np.int64) << 32 | temperatures.view(np.uint32)
     distinct, rows = np.unique(keys, return_inverse=True)
+    sets = None
+    if kept is not None:  # samples of other weights, or rounded otherwise, may keep others at the same place
+        numbers: dict[bytes, int] = {}
+        number = np.array([numbers.setdefault(ids.tobytes(), len(numbers)) for ids in kept])
+        _, first, rows = np.unique(rows * len(numbers) + number, return_index=True, return_inverse=True)
+        distinct = keys[first]
+        listed = [kept[pick] for pick in first]
+        sets = KeptSets(
+            ids=torch.from_numpy(np.concatenate(listed)).to(device),
+            counts=torch.tensor([len(ids) for ids in listed], device=device),
+        )
     order = rows.argsort(kind="stable")
     row_temperatures = (distinct & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
     tempered = None if (row_temperatures == 1.0).all() else torch.from_numpy(row_temperatures).to(device)
@@ -198,5 +257,6 @@ def _picks(
         temperatures=tempered,
         rows=torch.from_numpy(rows[order]).to(device),
         tokens=torch.from_numpy(tokens[order].astype(np.int64)).to(device),
+        kept=sets,
     )
     return picks, order

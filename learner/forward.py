@@ -54,10 +54,7 @@ class Policy(nn.Module):
 
     def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """float32 [seq, tok] nats, 0 in pads: log-probabilities at the recorded temperature, entropies at T = 1."""
-        extra = {} if micro.layout is None else {"layout": micro.layout, "position_ids": micro.positions}
-        hidden = self.model.base_model(input_ids=micro.tokens, use_cache=False, **extra).last_hidden_state.flatten(0, 1)
-        if micro.node_rows is not None:
-            hidden = hidden.index_select(0, micro.node_rows)
+        hidden = self.hidden_states(micro)
         logprobs, entropies = self.head(hidden, micro.picks)
         empty = torch.zeros(micro.mask.numel(), dtype=torch.float32, device=hidden.device)
         entropies = entropies.index_select(0, micro.picks.rows)
@@ -65,6 +62,12 @@ class Policy(nn.Module):
             empty.index_copy(0, micro.places, logprobs).view(micro.mask.shape),
             empty.index_copy(0, micro.places, entropies).view(micro.mask.shape),
         )
+
+    def hidden_states(self, micro: MicroBatch) -> Tensor:
+        """[node, channel]: what the head reads, one row per distinct prefix."""
+        extra = {} if micro.layout is None else {"layout": micro.layout, "position_ids": micro.positions}
+        hidden = self.model.base_model(input_ids=micro.tokens, use_cache=False, **extra).last_hidden_state.flatten(0, 1)
+        return hidden if micro.node_rows is None else hidden.index_select(0, micro.node_rows)
 
     @torch.no_grad()
     def next_token_logits(self, token_ids: tuple[int, ...]) -> Tensor:
@@ -113,7 +116,12 @@ class Policy(nn.Module):
 
 
 def token_stats(
-    micro: MicroBatch, lp: Tensor, entropy: Tensor, lp_old: Tensor | None, needs: frozenset[str]
+    micro: MicroBatch,
+    lp: Tensor,
+    entropy: Tensor,
+    lp_old: Tensor | None,
+    needs: frozenset[str],
+    lp_ref: Tensor | None = None,
 ) -> TokenStats:
     """What the objective sees; `lp_old` None means that the policy has not moved since the batch began."""
     return TokenStats(
@@ -125,6 +133,7 @@ def token_stats(
         lp_sampler=micro.lp_sampler,
         temperature=micro.temperature,
         entropy=entropy if "entropy_grad" in needs else entropy.detach(),
+        lp_ref=lp_ref,
     )
 
 

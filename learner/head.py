@@ -3,12 +3,17 @@
 `TokenHead` evaluates rows (a hidden state at a temperature) in chunks of [rows, vocabulary]. Several tokens may be read
 off one row: samples that share a prefix continue from the same hidden state. Where one chunk holds everything its
 probabilities are kept for the backward pass, otherwise they are computed again there.
+
+Where the sampler cut the tail off, the log-probability is taken inside the tokens it kept (the definition is
+`rollout.draw.truncation.kept_logprob`); the entropy stays that of the whole vocabulary.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from rollout.draw.truncation import KeptSets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +23,24 @@ class Picks:
     row_nodes     int64 [row] the hidden state of each row
     temperatures  float32 [row], or None where all are 1
     rows          int64 [pick], never falling
-    tokens        int64 [pick] the token whose log-probability is asked for
+    tokens        int64 [pick] the token whose log-probability is asked for, one of those its row keeps
+    kept          what each row may draw, count 0 for the whole vocabulary; None where nothing was cut in any row
     """
 
     row_nodes: Tensor
     temperatures: Tensor | None
     rows: Tensor
     tokens: Tensor
+    kept: KeptSets | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """The rows of one block, the picks that read them, and the kept tokens that are listed for them."""
+
+    rows: slice
+    reads: slice
+    listed: slice
 
 
 class TokenHead(nn.Module):
@@ -45,6 +61,7 @@ class _TokenLogprobs(torch.autograd.Function):
     """lp = z[y] / T - logsumexp(z / T) and H = logsumexp(z) - sum softmax(z) z, with z = hidden @ weight.T + bias.
 
     Backward: dlp/dz = (onehot(y) - softmax(z / T)) / T;  dH/dz = -p (log p + H).
+    In rows that were cut, the logsumexp and softmax of lp run over the kept tokens only.
     """
 
     @staticmethod
@@ -53,8 +70,9 @@ class _TokenLogprobs(torch.autograd.Function):
         chunks = _chunks(picks, chunk_rows)
         logprobs = torch.empty(len(picks.tokens), dtype=torch.float32, device=hidden.device)
         entropies = torch.empty(count, dtype=torch.float32, device=hidden.device)
-        kept = None
-        for rows, reads in chunks:
+        saved = None
+        for chunk in chunks:
+            rows, reads = chunk.rows, chunk.reads
             logits = _logits(hidden, weight, bias, picks.row_nodes[rows])
             normalized = logits - logits.logsumexp(-1, keepdim=True)
             probabilities = normalized.exp()
@@ -62,10 +80,15 @@ class _TokenLogprobs(torch.autograd.Function):
             if picks.temperatures is not None:
                 normalized = (logits / picks.temperatures[rows, None]).log_softmax(-1)
                 probabilities = normalized.exp() if len(chunks) == 1 else None
+            if picks.kept is not None:
+                cut = _Cut.of(normalized, picks.kept, chunk)
+                normalized[cut.owners, cut.ids] = cut.logprobs
+                if len(chunks) == 1:
+                    cut.confine_(probabilities)
             logprobs[reads] = normalized[picks.rows[reads] - rows.start, picks.tokens[reads]]
-            kept = probabilities if len(chunks) == 1 else None
+            saved = probabilities if len(chunks) == 1 else None
         ctx.save_for_backward(hidden, weight, bias, entropies)
-        ctx.picks, ctx.chunks, ctx.kept = picks, chunks, kept
+        ctx.picks, ctx.chunks, ctx.probabilities = picks, chunks, saved
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
@@ -78,14 +101,19 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if bias is not None else None
         if grad_logprobs is None:
             grad_logprobs = torch.zeros(len(picks.tokens), dtype=torch.float32, device=hidden.device)
-        for rows, reads in ctx.chunks:
+        for chunk in ctx.chunks:
+            rows, reads = chunk.rows, chunk.reads
             nodes = picks.row_nodes[rows]
             temperatures = None if picks.temperatures is None else picks.temperatures[rows, None]
             logits = None
-            if ctx.kept is None or grad_entropies is not None:
+            if ctx.probabilities is None or grad_entropies is not None:
                 logits = _logits(hidden, weight, bias, nodes)
             tempered = logits if temperatures is None or logits is None else logits / temperatures
-            probabilities = ctx.kept if ctx.kept is not None else tempered.softmax(-1)
+            probabilities = ctx.probabilities
+            if probabilities is None:
+                probabilities = tempered.softmax(-1)
+                if picks.kept is not None:
+                    _Cut.of(tempered, picks.kept, chunk).confine_(probabilities)
             local = picks.rows[reads] - rows.start
             per_row = torch.zeros(len(nodes), dtype=torch.float32, device=hidden.device)
             per_row.index_add_(0, local, grad_logprobs[reads])
@@ -101,7 +129,7 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_weight.addmm_(grad.T, hidden.index_select(0, nodes))
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
-        ctx.kept = None
+        ctx.probabilities = None
         return grad_hidden, grad_weight, grad_bias, None, None
 
 
@@ -109,9 +137,45 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, nodes: Tensor) 
     return nn.functional.linear(hidden.index_select(0, nodes), weight, bias).float()
 
 
-def _chunks(picks: Picks, chunk_rows: int) -> list[tuple[slice, slice]]:
-    """Rows of each chunk and the picks that read them; one empty chunk where there is no row."""
+def _chunks(picks: Picks, chunk_rows: int) -> list[_Chunk]:
+    """One empty chunk where there is no row."""
     count = len(picks.row_nodes)
     edges = [*range(0, count, chunk_rows), count] if count else [0, 0]
     reads = torch.searchsorted(picks.rows, torch.tensor(edges, device=picks.rows.device)).tolist()
-    return [(slice(edges[i], edges[i + 1]), slice(reads[i], reads[i + 1])) for i in range(len(edges) - 1)]
+    listed = [0] * len(edges)
+    if picks.kept is not None:
+        listed = torch.cat((picks.kept.counts.new_zeros(1), picks.kept.counts.cumsum(0)))[edges].tolist()
+    return [
+        _Chunk(slice(*edges[i : i + 2]), slice(*reads[i : i + 2]), slice(*listed[i : i + 2]))
+        for i in range(len(edges) - 1)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """The kept tokens of one block of logits: `owners` and `ids` int64 [listed] say where each is in the block.
+
+    rows      int64 [row] those that were cut
+    logprobs  [listed] nats, inside the kept tokens of the row
+    """
+
+    rows: Tensor
+    owners: Tensor
+    ids: Tensor
+    logprobs: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, kept: KeptSets, chunk: _Chunk) -> "_Cut":
+        """`logits` [row, vocab] of the chunk, at the temperature and up to a constant of each row."""
+        counts, ids = kept.counts[chunk.rows], kept.ids[chunk.listed].long()
+        owners = torch.arange(len(counts), device=ids.device).repeat_interleave(counts, output_size=len(ids))
+        inside = logits[owners, ids]
+        largest = inside.new_full((len(counts),), -torch.inf).scatter_reduce_(0, owners, inside, "amax")
+        inside = inside - largest[owners]
+        total = inside.new_zeros(len(counts)).index_add_(0, owners, inside.exp())
+        return cls(rows=counts.nonzero()[:, 0], owners=owners, ids=ids, logprobs=inside - total.log()[owners])
+
+    def confine_(self, probabilities: Tensor) -> None:
+        """In place: the rows that were cut become the distribution inside their kept tokens."""
+        probabilities[self.rows] = 0.0
+        probabilities[self.owners, self.ids] = self.logprobs.exp()

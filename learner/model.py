@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from learner.drafter.files import carry_drafter
 from learner.errors import ModelError
 
 if TYPE_CHECKING:
@@ -48,3 +49,4 @@ def export_model(model: "PreTrainedModel", source: str | Path, folder: str | Pat
         copied = file.is_file() and file.suffix not in WEIGHT_SUFFIXES and not file.name.endswith(".index.json")
         if copied and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
+    carry_drafter(Path(source), folder)

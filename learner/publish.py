@@ -1,30 +1,69 @@
-"""New weights on their way to the engines: one safetensors payload, its checksum, and a probe of what they compute."""
+"""New weights on their way to the engines: one safetensors payload, its checksum, and a probe of what they compute.
+
+    policy --names--> tensors --one copy--> payload in memory, or a file that appears when it is whole --> Publication
+
+Where only an adapter is trained, the payload holds the adapter alone and the engines put it on the base weights they
+have (rollout/vllm_adapter/weights/adapter.py).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-import safetensors.torch
+import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
+from learner.errors import ModelError
 from learner.forward import Policy
+from learner.gpu_memory import VERSIONS, Lender
 from learner.messages import Publication
 from rollout.draw.distribution import entropy
 
 PROBE_TOKENS = 8
+# Of payloads that hold an adapter alone: "<layer>.lora_A.weight" [rank, in] and "<layer>.lora_B.weight" [out, rank],
+# the scaling in the latter, so that the weights are base + B @ A; any other tensor is whole.
+ADAPTER = {"temper_adapter": "lora"}
+PEFT_PREFIX = "base_model.model."  # before the names of a model that peft has wrapped
+FILE = "weights-v{version}.safetensors"
+ALIGNMENT = 8  # bytes; a safetensors header is padded to it
 
 
 def weights_by_name(policy: Policy) -> dict[str, Tensor]:
     """The weights under their Hugging Face names, on the CPU.
 
     A tied head appears under its own name as well: vLLM on CPU keeps it as a separate packed layer, and an update that
-    names only the embedding leaves the old head in place without a word.
+    names only the embedding would leave the old head in place.
     """
     model = policy.model
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-    if head is embedding:  # safetensors refuses tensors that share memory
-        tied = next(name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is head)
+    if head is embedding:
         shared = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is head]
-        tensors.update({name: tensors[tied].clone() for name in shared if name != tied})
+        tensors.update({name: head.detach() for name in shared})
+    return tensors
+
+
+def adapter_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """The LoRA layers that peft has put into `model`, as `ADAPTER` says; empty where there are none.
+
+    Raises ModelError for adapters that are not a product of two matrices on a linear layer.
+    """
+    tensors = {}
+    for path, layer in model.named_modules():
+        if not (getattr(layer, "lora_A", None) or getattr(layer, "lora_embedding_A", None)):
+            continue
+        [active] = layer.active_adapters
+        if active not in layer.lora_A or getattr(layer, "use_dora", {}).get(active) or layer.lora_bias.get(active):
+            raise ModelError(
+                f"the adapter of {path} is not plain LoRA on a linear layer (embeddings, DoRA and LoRA biases are not):"
+                " it cannot be published by itself, publish whole weights"
+            )
+        name = path.removeprefix(PEFT_PREFIX)
+        tensors[f"{name}.lora_A.weight"] = layer.lora_A[active].weight.detach()
+        tensors[f"{name}.lora_B.weight"] = layer.lora_B[active].weight.detach() * layer.scaling[active]
     return tensors
 
 
@@ -35,13 +74,96 @@ def probe_of(policy: Policy) -> tuple[tuple[int, ...], float]:
     return probe_ids, float(entropy(policy.next_token_logits(probe_ids)))
 
 
-def publication(policy: Policy, version: int, probe: tuple[tuple[int, ...], float]) -> tuple[Publication, np.ndarray]:
-    """The record and its payload, uint8 [bytes]: a safetensors file."""
-    payload = np.frombuffer(safetensors.torch.save(weights_by_name(policy)), np.uint8)
+def publication(
+    policy: Policy,
+    version: int,
+    probe: tuple[tuple[int, ...], float],
+    heads: Mapping[str, Tensor],
+    to: Path | Lender | None = None,
+) -> tuple[Publication, np.ndarray | str | bytes]:
+    """The record and its payload: the policy's weights, or its adapter alone, and the tensors of `heads`.
+
+    A safetensors file as uint8 [bytes]; with a folder, the path of such a file in it; with a lender, GPU handles.
+    """
+    adapter = adapter_by_name(policy.model)
+    # Wider types first, so that every tensor starts at a multiple of its own.
+    named = sorted({**(adapter or weights_by_name(policy)), **heads}.items(), key=lambda one: -one[1].element_size())
+    tensors = dict(named)
+    if isinstance(to, Lender):
+        if adapter:
+            raise ModelError("rollout.transport=cuda_ipc lends whole weights; for an adapter alone use shared_memory")
+        payload, checksum = to.lend(tensors)
+    else:
+        header, size = layout(tensors, ADAPTER if adapter else {})
+        if to is None:
+            content = payload = np.empty(size, np.uint8)
+            fill(content, header, tensors)
+        else:
+            content, payload = written(to, version, header, size, tensors)
+        checksum = xxhash.xxh3_128_hexdigest(content)
     probe_ids, probe_entropy = probe
-    return Publication(
-        version=version,
-        checksum=xxhash.xxh3_128_hexdigest(payload),
-        probe_ids=probe_ids,
-        probe_entropy=probe_entropy,
-    ), payload
+    return Publication(version=version, checksum=checksum, probe_ids=probe_ids, probe_entropy=probe_entropy), payload
+
+
+def written(
+    folder: Path, version: int, header: bytes, size: int, tensors: Mapping[str, Tensor]
+) -> tuple[np.ndarray, str]:
+    """A file in `folder` that appears under its name when it is whole: its content, mapped, and its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / FILE.format(version=version)
+    unfinished = file.with_suffix(".unfinished")
+    content = np.memmap(unfinished, np.uint8, "w+", shape=(size,))
+    fill(content, header, tensors)
+    content.flush()
+    os.replace(unfinished, file)
+    forget(folder, keep=VERSIONS)
+    return content, str(file)
+
+
+def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, int]:
+    """The header of a safetensors file of `tensors`, in their order, and the size of the whole file in bytes."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    header = len(text).to_bytes(8, "little") + text
+    return header, len(header) + end
+
+
+def fill(content: np.ndarray, header: bytes, tensors: Mapping[str, Tensor]) -> None:
+    """Write the file into `content`, uint8 [bytes]; each tensor is copied once, from whatever device it is on."""
+    content[: len(header)] = np.frombuffer(header, np.uint8)
+    end = len(header)
+    for tensor in tensors.values():
+        begin, end = end, end + tensor.nbytes
+        if tensor.nbytes:
+            place = torch.from_numpy(content[begin:end]).view(tensor.dtype).view(tensor.shape)
+            place.copy_(tensor)
+
+
+def forget(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` payloads.
+
+    A version is written when every engine has confirmed the one before, so with `keep` at least 2 nobody needs those
+    removed; an engine that joins late has one more version's time to read the one it was sent.
+    """
+    files = sorted(folder.glob(FILE.format(version="*")), key=lambda file: file.stat().st_mtime_ns)
+    for file in files[:-keep]:
+        file.unlink()
+
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}

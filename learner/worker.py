@@ -1,7 +1,9 @@
 """LearnerWorker: one rank of the learner. Scored groups go in, a step is taken, new weights come out.
 
     train(batch)   micro-batches -> forward -> objective -> backward ... -> checks -> optimizer step -> StepReport
+                   and before it, where the objective trains one, a step of the temperature head
     publish()      Publication + payload of the current version
+    score(drawn)   what the current version says of rollouts: entropy, log-probability, place of every token
     save / load    weights, optimizer, controllers, random state and version, continued bit for bit
 
 A plain class: orchestration turns it into Ray actors and calls every method on all ranks at the same time.
@@ -23,11 +25,15 @@ from learner.config import LearnerConfig
 from learner.engine import Engine, join
 from learner.errors import BatchError, CheckpointError, DivergedError, MismatchError
 from learner.forward import Policy, token_stats
+from learner.gpu_memory import Lender
 from learner.measures import Measures, combine, max_of, mean_of, reduce
 from learner.messages import Publication, StepReport, TrainBatch
 from learner.model import export_model, load_model
 from learner.objective import Objective, TokenStats
 from learner.publish import probe_of, publication
+from learner.score import score
+from learner.temperature_head import HeadLearner
+from rollout.draw.fit import Drawn, Recomputed
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +67,14 @@ class LearnerWorker:
         model = load_model(model_path, config.torch_dtype, device)
         self.policy = Policy(model, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
         self.engine = Engine(self.policy, config, world_size)
+        self.reference = None
+        if "lp_ref" in objective.needs:  # whole on every rank; a resumed run starts from the same folder
+            frozen = load_model(model_path, config.torch_dtype, device).requires_grad_(False)
+            self.reference = Policy(frozen, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
+        self.head = HeadLearner(objective.head, self.policy, model_path, world_size) if objective.head else None
         self.controller_states = {name: dict(piece.start()) for name, piece in objective.controllers.items()}
         self._version = 0
+        self._lender = Lender()
 
     @property
     def version(self) -> int:
@@ -93,11 +105,21 @@ class LearnerWorker:
         metrics["learner/step_s"] = time.perf_counter() - started
         return StepReport(version=self._version, metrics=metrics)
 
-    def publish(self) -> tuple[Publication, np.ndarray]:
-        """The current weights as a safetensors payload (uint8 [bytes]) and the record that vouches for it."""
+    def publish(self, folder: str | None = None, on_gpu: bool = False) -> tuple[Publication, np.ndarray | str | bytes]:
+        """The current weights, ready to be sent, and the record that vouches for them (see learner.publish).
+
+        `folder`: rank 0 writes them there as a file; `on_gpu`: they stay on this rank's GPU.
+        """
         probe = probe_of(self.policy)
+        heads = self.head.tensors() if self.head else {}
+        to = Path(folder) if folder is not None and self.rank == 0 else self._lender if on_gpu else None
         with self.engine.gathered():
-            return publication(self.policy, self._version, probe)
+            return publication(self.policy, self._version, probe, heads, to)
+
+    def score(self, responses: Sequence[Drawn]) -> tuple[int, list[Recomputed]]:
+        """The version, and what its weights say of drawn responses: one Recomputed each. Nothing is trained."""
+        with self.engine.gathered():
+            return self._version, score(self.policy, responses, self.config.micro_batch_tokens, self._version)
 
     def save(self, folder: str | Path) -> None:
         """Write everything `load` needs into `folder`; making the folder appear atomically is the caller's part."""
@@ -106,6 +128,8 @@ class LearnerWorker:
         try:
             self.engine.save(folder, {"temper_version": self._version, "temper_controllers": self.controller_states})
             torch.save(torch.get_rng_state(), folder / f"rng-{self.rank}.pt")
+            if self.head is not None and self.rank == 0:
+                self.head.save(folder)
         except OSError as error:
             raise CheckpointError(f"cannot write the learner checkpoint to {folder}: {error}") from error
 
@@ -123,6 +147,8 @@ class LearnerWorker:
                 f"{folder} was made with the controllers {sorted(state['temper_controllers'])},"
                 f" the objective has {sorted(self.controller_states)}"
             )
+        if self.head is not None:
+            self.head.load(folder)
         self._version = state["temper_version"]
         self.controller_states = state["temper_controllers"]
         torch.set_rng_state(torch.load(random_state))
@@ -132,6 +158,8 @@ class LearnerWorker:
         with self.engine.gathered():
             if self.rank == 0:
                 export_model(self.policy.model, self.model_path, folder)
+                if self.head is not None:
+                    self.head.export(Path(folder))
 
     def _learn(self, objective: Objective, trained: Trained, lr: float, step: int) -> dict[str, float]:
         """One optimizer step per minibatch; metrics are means over them."""
@@ -140,6 +168,11 @@ class LearnerWorker:
             part = Trained(samples=tuple(trained.samples[i] for i in indices), advantages=trained.advantages[indices])
             plan = shares(part.samples, self.world_size, self.config.micro_batch_tokens)[self.rank]
             parts.append((part, [self.policy.micro_batch(part, share) for share in plan]))
+        head_metrics = {}
+        if self.head is not None:
+            with self.engine.gathered():
+                micros = [micro for _, micros in parts for micro in micros]
+                head_metrics = self.head.step(self.policy, micros, objective, counts_of(trained.samples), step)
         frozen = [[None] * len(micros) for _, micros in parts]
         if len(parts) > 1:  # the policy is about to move under the later minibatches
             frozen = [[self._logprobs_now(micro) for micro in micros] for _, micros in parts]
@@ -151,11 +184,18 @@ class LearnerWorker:
             name: max(values) if name.endswith("max_abs") else sum(values) / len(values)
             for name in reports[0]
             if (values := [report[name] for report in reports])
-        } | {"learner/forward_tokens": float(sum(micro.tokens.numel() for _, micros in parts for micro in micros))}
+        } | {
+            "learner/forward_tokens": float(sum(micro.tokens.numel() for _, micros in parts for micro in micros)),
+            **head_metrics,
+        }
 
     @torch.no_grad()
     def _logprobs_now(self, micro: MicroBatch) -> Tensor:
         return self.engine(micro)[0]
+
+    @torch.no_grad()
+    def _logprobs_of_reference(self, micro: MicroBatch) -> Tensor | None:
+        return self.reference(micro)[0] if self.reference is not None else None
 
     def _optimizer_step(
         self,
@@ -169,7 +209,7 @@ class LearnerWorker:
         counts = counts_of(part.samples)
         measured: list[Measures] = []
         for place, (micro, old) in enumerate(zip(micros, lp_old, strict=True)):
-            stats = token_stats(micro, *self.engine(micro), old, objective.needs)
+            stats = token_stats(micro, *self.engine(micro), old, objective.needs, self._logprobs_of_reference(micro))
             loss, measures = objective(stats, counts)
             self.engine.accumulate(loss, last=place == len(micros) - 1)
             measured.append(dict(measures) | _agreement(stats))
@@ -222,25 +262,25 @@ def _agreement(stats: TokenStats) -> dict[str, Any]:
 
 
 def _batch_metrics(batch: TrainBatch, trained: Trained) -> dict[str, float]:
-    groups = {sample.group for sample in batch.samples}
+    groups = {sample.group for sample in batch.samples if len(sample.trained_places)}
     kept = {sample.group for sample in trained.samples}
-    versions = [sample.versions for sample in batch.samples] or [np.array([batch.step])]
-    staleness = batch.step - np.concatenate(versions)
+    versions = np.concatenate([[], *(sample.versions[sample.trained_places] for sample in batch.samples)])
+    staleness = batch.step - (versions if len(versions) else np.array([batch.step]))
     return {
         "staleness/max": float(staleness.max()),
         "staleness/mean": float(staleness.mean()),
         "train/kept_groups_fraction": len(kept) / max(1, len(groups)),
-        "learner/tokens": float(sum(len(sample.response_ids) for sample in trained.samples)),
+        "learner/tokens": float(sum(len(sample.trained_places) for sample in trained.samples)),
     }
 
 
 def _entropy_with_untrained(entropy: float, batch: TrainBatch, trained: Trained) -> float:
-    """Mean over all response tokens of the batch: the learner's where trained, the recorded one where filtered out.
+    """Mean over all tokens the policy drew: the learner's where trained, the recorded one where filtered out.
 
     The filter drops groups the policy is sure about, so a mean over the trained ones alone would be too high.
     """
     chosen = {id(sample) for sample in trained.samples}
-    others = [sample.entropies for sample in batch.samples if id(sample) not in chosen]
-    tokens = sum(len(sample.response_ids) for sample in trained.samples)
-    recorded = np.concatenate([np.empty(0), *others])
+    others = [sample.entropies[sample.trained_places] for sample in batch.samples if id(sample) not in chosen]
+    tokens = sum(len(sample.trained_places) for sample in trained.samples)
+    recorded = np.concatenate([[], *others])
     return float((entropy * tokens + recorded.sum()) / max(1, tokens + len(recorded)))

@@ -4,7 +4,8 @@
 
 The quickstart's shape: 16 prompts x 16 responses, a 0.6M-parameter Qwen2 model, float32, one thread. How much of the
 work can be shared depends on the policy, so three kinds of groups are measured: responses that share only the prompt,
-that share their first 18 tokens as well (the header of a module), and groups with 6 distinct responses out of 16.
+that share their first 18 tokens as well (the header of a module), and groups with 6 distinct responses out of 16, at
+last with a truncation that left 20 tokens to draw each one from (the padded step knows nothing of that).
 """
 
 import socket
@@ -18,7 +19,7 @@ import torch
 
 from learner.batch import trained_part
 from learner.config import LearnerConfig
-from learner.messages import TrainBatch, TrainSample
+from learner.messages import KeptTokens, TrainBatch, TrainSample
 from learner.objective import Objective
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import TokenMean
@@ -30,6 +31,7 @@ from orchestration.process import prepare
 
 PROMPTS, RESPONSES, VOCABULARY = 16, 16, 512
 PROMPT_TOKENS, HEADER_TOKENS, BODY_TOKENS = 10, 18, (6, 14)
+KEPT = 20  # tokens that truncation leaves, of the vocabulary
 REPEATS = 7
 MODEL = {
     "model_type": "qwen2",
@@ -50,7 +52,13 @@ OBJECTIVE = Objective(
 )
 
 
-def batch_of(step: int, *, shared_header: bool, distinct: int) -> TrainBatch:
+def kept_tokens(response: np.ndarray) -> KeptTokens:
+    """The tokens right above each drawn one, cyclically, and the drawn one itself."""
+    listed = np.sort((response[:, None] + np.arange(KEPT)) % VOCABULARY, axis=1)
+    return KeptTokens(ids=listed.ravel().astype(np.int32), counts=np.full(len(response), KEPT, np.int32))
+
+
+def batch_of(step: int, *, shared_header: bool, distinct: int, truncated: bool = False) -> TrainBatch:
     rng = np.random.default_rng(step)
     samples = []
     for group in range(PROMPTS):
@@ -75,6 +83,7 @@ def batch_of(step: int, *, shared_header: bool, distinct: int) -> TrainBatch:
                     versions=np.full(count, step, np.int32),
                     reward=float(member % 2),
                     unshaped=float(member % 2),
+                    kept=kept_tokens(response) if truncated else None,
                 )
             )
     return TrainBatch(step=step, samples=tuple(samples))
@@ -141,6 +150,7 @@ def main() -> None:
             ("share only the prompt", {"shared_header": False, "distinct": RESPONSES}),
             ("share a header of 18 tokens", {"shared_header": True, "distinct": RESPONSES}),
             ("... and 6 of 16 are distinct", {"shared_header": True, "distinct": 6}),
+            ("... and 20 tokens are kept", {"shared_header": True, "distinct": 6, "truncated": True}),
         ):
             ours, theirs = [], []
             for _ in range(REPEATS):  # in turns, so that a noisy neighbour disturbs both

@@ -1,5 +1,7 @@
 """Small models, batches of known tokens, and the slow plain-PyTorch learner everything is measured against."""
 
+import dataclasses
+import random
 import socket
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from learner.messages import TrainBatch, TrainSample
+from learner.messages import HeadActions, KeptTokens, TrainBatch, TrainSample
 
 VOCABULARY = 61
 
@@ -77,6 +79,85 @@ def _make_batch(seed=0, step=0, groups=4, size=4, rewards=None, temperature=None
     return TrainBatch(step=step, samples=tuple(samples))
 
 
+def _truncated(batch: TrainBatch, seed=0) -> TrainBatch:
+    """Every token drawn from at most 8 of the vocabulary, or from all of it (count 0)."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for sample in batch.samples:
+        listed = []
+        for token in sample.response_ids:
+            others = rng.choice(VOCABULARY, rng.integers(0, 8), replace=False)
+            listed.append(np.unique([token, *others]) if rng.random() < 0.8 else np.empty(0, int))
+        kept = KeptTokens(
+            ids=np.concatenate(listed).astype(np.int32), counts=np.array([len(ids) for ids in listed], np.int32)
+        )
+        samples.append(dataclasses.replace(sample, kept=kept))
+    return dataclasses.replace(batch, samples=tuple(samples))
+
+
+def _with_context(batch: TrainBatch, seed=0) -> TrainBatch:
+    """Some tokens are not the policy's: drawn greedily by something else, which recorded nothing that can be used.
+
+    All tokens of the second sample are of that kind.
+    """
+    rng = np.random.default_rng(seed)
+    samples = []
+    for index, sample in enumerate(batch.samples):
+        trained = rng.random(len(sample.response_ids)) < (0.0 if index == 1 else 0.6)
+        samples.append(
+            dataclasses.replace(
+                sample,
+                trained=trained,
+                temperatures=np.where(trained, sample.temperatures, 0.0).astype(np.float32),
+                sampler_logprobs=np.where(trained, sample.sampler_logprobs, np.nan).astype(np.float32),
+                entropies=np.where(trained, sample.entropies, np.nan).astype(np.float32),
+                versions=np.where(trained, sample.versions, -99).astype(np.int32),
+            )
+        )
+    return dataclasses.replace(batch, samples=tuple(samples))
+
+
+def _with_actions(batch: TrainBatch, seed=0) -> TrainBatch:
+    """The temperatures of the batch as if a head had chosen them: some changed, some stayed."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for sample in batch.samples:
+        count = len(sample.response_ids)
+        actions = HeadActions(changes=rng.random(count) < 0.4, logprobs=rng.normal(-1.0, 0.3, count).astype(np.float32))
+        samples.append(dataclasses.replace(sample, head=actions))
+    return dataclasses.replace(batch, samples=tuple(samples))
+
+
+# How the tokens of a batch were drawn: by the policy from everything, from what truncation left, not by the policy.
+DRAWS = {
+    "plain": lambda batch: batch,
+    "truncated": _truncated,
+    "context": _with_context,
+    "truncated context": lambda batch: _with_context(_truncated(batch)),
+}
+
+
+@pytest.fixture(params=DRAWS)
+def drawn(request):
+    """(batch) -> the batch as if its tokens had been drawn in one of several ways."""
+    return DRAWS[request.param]
+
+
+@pytest.fixture(scope="session")
+def truncated():
+    return _truncated
+
+
+@pytest.fixture(scope="session")
+def with_context():
+    return _with_context
+
+
+@pytest.fixture(scope="session")
+def with_actions():
+    return _with_actions
+
+
 @pytest.fixture(scope="session")
 def make_sample():
     return _make_sample
@@ -87,11 +168,33 @@ def make_batch():
     return _make_batch
 
 
+PORTS = range(20_000, 32_000)  # below those the kernel hands out by itself, to anybody, while a rank is starting
+
+
+def _free_port() -> int:
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return _free_port()
+
+
+@pytest.fixture(scope="session")
+def new_port():
+    """() -> a port nobody listens on."""
+    return _free_port
+
+
+def trained_places(sample: TrainSample) -> list[int]:
+    return [place for place in range(len(sample.response_ids)) if sample.trained is None or sample.trained[place]]
 
 
 class PlainLearner:
@@ -103,27 +206,33 @@ class PlainLearner:
         self.max_grad_norm = max_grad_norm
 
     def logprobs(self, sample: TrainSample):
-        """Log-probability at the recorded temperature and entropy at T = 1, one per response token."""
+        """Of each trained token: log-probability at the recorded temperature among the kept ones, entropy at T = 1."""
         ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]], dtype=torch.int64)
         logits = self.model(input_ids=ids).logits[0, len(sample.prompt_ids) - 1 : -1]
-        temperature = torch.as_tensor(sample.temperatures, dtype=logits.dtype)[:, None]
-        chosen = (logits / temperature).log_softmax(-1)[range(len(sample.response_ids)), sample.response_ids.tolist()]
-        logprobs = logits.log_softmax(-1)
-        return chosen, -(logprobs.exp() * logprobs).sum(-1)
+        chosen = []
+        for place in trained_places(sample):
+            tempered = logits[place] / float(sample.temperatures[place])
+            kept = range(VOCABULARY)
+            if sample.kept is not None and sample.kept.counts[place]:
+                start = sample.kept.counts[:place].sum()
+                kept = sample.kept.ids[start : start + sample.kept.counts[place]].tolist()
+            chosen.append(tempered[sample.response_ids[place]] - tempered[list(kept)].logsumexp(0))
+        logprobs = logits[trained_places(sample)].log_softmax(-1)
+        return torch.stack(chosen), -(logprobs.exp() * logprobs).sum(-1)
 
     def loss(self, batch: TrainBatch, cap=2.0):
         total, tokens = 0.0, 0
         for group in sorted({sample.group for sample in batch.samples}):
-            members = [sample for sample in batch.samples if sample.group == group]
+            members = [s for s in batch.samples if s.group == group and trained_places(s)]
             rewards = torch.tensor([sample.reward for sample in members], dtype=torch.float64)
-            if rewards.max() == rewards.min():
+            if not members or rewards.max() == rewards.min():
                 continue
             for sample, advantage in zip(members, (rewards - rewards.mean()) / (rewards.std() + 1e-6), strict=True):
                 lp, _ = self.logprobs(sample)
-                sampled = torch.as_tensor(sample.sampler_logprobs, dtype=lp.dtype)
+                sampled = torch.as_tensor(sample.sampler_logprobs[trained_places(sample)], dtype=lp.dtype)
                 weight = (lp.detach() - sampled).exp().clamp(max=cap)
                 total = total - (weight * advantage * (lp - lp.detach()).exp()).sum()
-                tokens += len(sample.response_ids)
+                tokens += len(lp)
         return total / tokens
 
     def step(self, batch: TrainBatch):

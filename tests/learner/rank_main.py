@@ -33,10 +33,9 @@ def main(rank: int, world_size: int, port: int, given: Path, answer: Path) -> No
         arguments = (model_path, config, objective, rank, world_size, "127.0.0.1", port, 0, len(batches))
         worker = LearnerWorker(*arguments)
         metrics = [dict(worker.train(batch).metrics) for batch in batches[:-1]]
-        if checkpoint is not None:  # the last step is taken by a learner that knows only what was saved
-            worker.save(checkpoint)
-            worker = LearnerWorker(*arguments)
-            worker.load(checkpoint)
+        worker.save(checkpoint)  # the last step is taken by a learner that knows only what was saved
+        worker = LearnerWorker(*arguments)
+        worker.load(checkpoint)
         metrics.append(dict(worker.train(batches[-1]).metrics))
         record, payload = worker.publish()
         answers[name] = (metrics, record, payload.tobytes())

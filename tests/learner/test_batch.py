@@ -2,10 +2,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from learner.batch import counts_of, input_sequence, minibatches, shares, trained_part
+from learner.batch import (
+    Share,
+    Trained,
+    counts_of,
+    input_sequence,
+    micro_batch,
+    minibatches,
+    outcomes_of,
+    shares,
+    trained_part,
+)
 from learner.forest import plant
-from learner.messages import TrainBatch
+from learner.messages import KeptTokens, TrainBatch
 from learner.objective import Objective
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import TokenMean
@@ -77,3 +88,69 @@ def test_counts_by_hand(make_sample):
 
 def test_a_batch_without_samples_trains_nothing():
     assert trained_part(TrainBatch(step=0, samples=()), OBJECTIVE).samples == ()
+
+
+def test_context_is_in_no_count_and_nothing_after_the_last_trained_token_is_computed(make_sample):
+    """Of tokens T c T c c the first and third are trained: length 2, and the input ends before the third."""
+    rng = np.random.default_rng(0)
+    sample = make_sample(rng, 0, [8, 9], [1, 2, 3, 4, 5], 1.0)
+    sample = dataclasses.replace(sample, trained=np.array([True, False, True, False, False]))
+    other = make_sample(rng, 0, [8, 9], [7], 0.0)
+    assert input_sequence(sample).tolist() == [8, 9, 1, 2]
+    assert dataclasses.astuple(counts_of([sample, other])) == (3, 2, 1)
+    assert outcomes_of([sample, other]).lengths.tolist() == [2, 1]
+    micro = micro_batch(
+        Trained(samples=(sample, other), advantages=np.array([1.0, -1.0])),
+        Share(indices=(0, 1), live=True),
+        forest_layout=True,
+        device=torch.device("cpu"),
+    )
+    assert micro.mask.tolist() == [[True, False, True, False, False], [True] + [False] * 4]
+    assert micro.advantage.tolist() == [[1, 0, 1, 0, 0], [-1, 0, 0, 0, 0]]
+    assert sorted(micro.picks.tokens.tolist()) == [1, 3, 7]
+
+
+def test_a_response_the_policy_had_no_part_in_leaves_its_group(make_sample):
+    """Its reward is in no mean: of rewards 1, 0 and (context only) 1, the advantages are 1/2 and -1/2."""
+    rng = np.random.default_rng(0)
+    samples = [make_sample(rng, 3, [1], [2, 3], reward) for reward in (1.0, 0.0, 1.0)]
+    samples[2] = dataclasses.replace(samples[2], trained=np.array([False, False]), temperatures=np.zeros(2, np.float32))
+    trained = trained_part(TrainBatch(step=0, samples=tuple(samples)), OBJECTIVE)
+    assert trained.samples == tuple(samples[:2])
+    assert trained.advantages.tolist() == [0.5, -0.5]
+    assert trained_part(TrainBatch(step=0, samples=(samples[2],)), OBJECTIVE).samples == ()
+
+
+def test_tokens_share_a_row_of_the_head_only_where_they_were_drawn_alike(make_sample):
+    """Same prefix, temperature and kept tokens share one row; another temperature or kept set has a row of its own."""
+    rng = np.random.default_rng(0)
+
+    def sample(token, temperature, kept):
+        one = make_sample(rng, 0, [5, 6], [token], 0.0, temperature=temperature)
+        if kept is not None:
+            kept = KeptTokens(ids=np.array(kept, np.int32), counts=np.array([len(kept)], np.int32))
+        return dataclasses.replace(one, kept=kept)
+
+    draws = [
+        (3, 1.0, [3, 4]),
+        (4, 1.0, [3, 4]),
+        (4, 1.0, [4]),
+        (4, 0.5, [3, 4]),
+        (9, 1.0, []),
+        (8, 1.0, None),
+    ]
+    samples = tuple(sample(*draw) for draw in draws)
+    micro = micro_batch(
+        Trained(samples=samples, advantages=np.zeros(6)),
+        Share(indices=tuple(range(6)), live=True),
+        forest_layout=True,
+        device=torch.device("cpu"),
+    )
+    picks = micro.picks
+    assert len(picks.row_nodes) == 4
+    ends = picks.kept.counts.cumsum(0).tolist()
+    seen = {}
+    for place, row, token in zip(micro.places.tolist(), picks.rows.tolist(), picks.tokens.tolist(), strict=True):
+        kept = picks.kept.ids[ends[row] - int(picks.kept.counts[row]) : ends[row]].tolist()
+        seen[place] = (token, picks.temperatures[row].item(), kept)
+    assert [seen[place] for place in range(6)] == [(token, heat, kept or []) for token, heat, kept in draws]

@@ -19,6 +19,7 @@ from learner.objective import Objective
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import TokenMean
 from learner.objective.filters import MixedGroupsOnly
+from learner.objective.regularisers import ReferenceKl
 from learner.objective.surrogate import Clipped
 from learner.objective.weights import TruncatedImportance
 from learner.worker import LearnerWorker
@@ -49,18 +50,23 @@ def weights_of(worker: LearnerWorker) -> dict[str, torch.Tensor]:
     return safetensors.torch.load(worker.publish()[1].tobytes())
 
 
-def test_steps_equal_plain_pytorch(start, plain_learner, model_path, make_batch):
+def test_steps_equal_plain_pytorch(start, plain_learner, model_path, make_batch, drawn):
     """Loss, gradient norm, entropy and mismatch of three steps, and the weights after them, equal a plain loop's."""
     worker, plain = start(lr=4e-3, warmup_steps=4), plain_learner(model_path, torch.float32)
     for step in range(3):
         for group in plain.optimizer.param_groups:
             group["lr"] = 1e-3 * (step + 1)
-        batch = make_batch(seed=step, step=step, groups=5)
+        batch = drawn(make_batch(seed=step, step=step, groups=5))
         kept = trained_part(batch, OBJECTIVE).samples
+
+        def of_policy(sample, values):
+            return values if sample.trained is None else values[sample.trained]
+
         with torch.no_grad():
-            u = torch.cat([plain.logprobs(s)[0] - torch.from_numpy(s.sampler_logprobs) for s in kept]).double()
+            sampled = np.concatenate([of_policy(s, s.sampler_logprobs) for s in kept])
+            u = (torch.cat([plain.logprobs(s)[0] for s in kept]) - torch.from_numpy(sampled)).double()
             entropies = torch.cat([plain.logprobs(sample)[1] for sample in kept])
-        recorded = [s.entropies for s in batch.samples if s.group not in {k.group for k in kept}]
+        recorded = [of_policy(s, s.entropies) for s in batch.samples if s.group not in {k.group for k in kept}]
         loss, norm = plain.step(batch)
         metrics = worker.train(batch).metrics
         assert metrics["train/loss"] == pytest.approx(loss, abs=1e-5)
@@ -70,9 +76,13 @@ def test_steps_equal_plain_pytorch(start, plain_learner, model_path, make_batch)
         assert metrics["tis/clipped_fraction"] == pytest.approx((u.exp() > 2).double().mean().item())
         everything = np.concatenate([entropies.numpy(), *recorded])
         assert metrics["entropy/mean"] == pytest.approx(everything.mean(), rel=1e-4)
+        assert metrics["learner/tokens"] == len(u)
+        assert metrics["staleness/max"] == 0.0
     expected = plain.model.state_dict()
     for name, tensor in weights_of(worker).items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0)
+        # A key bias hardly moves attention: Adam divides a gradient that is mostly rounding by its own size.
+        atol = 1e-4 if name.endswith("k_proj.bias") else 1e-5
+        torch.testing.assert_close(tensor, expected[name], atol=atol, rtol=0)
 
 
 def gradient_of(worker: LearnerWorker, batch: TrainBatch) -> dict[str, torch.Tensor]:
@@ -92,10 +102,10 @@ def gradient_of(worker: LearnerWorker, batch: TrainBatch) -> dict[str, torch.Ten
 @pytest.mark.parametrize("layout", ["forest", "padded"])
 @pytest.mark.parametrize("micro_batch_tokens", [1, 25, 10_000])
 def test_gradient_equals_float64_autograd_however_the_batch_is_cut(
-    layout, micro_batch_tokens, start, plain_learner, model_path, make_batch
+    layout, micro_batch_tokens, start, plain_learner, model_path, make_batch, drawn
 ):
-    """The whole objective's gradient is that of a slow float64 loop, for any micro-batch size and layout."""
-    batch = make_batch(groups=5)
+    """The whole objective's gradient is that of a slow float64 loop, for any micro-batch size, layout and draw."""
+    batch = drawn(make_batch(groups=5))
     plain = plain_learner(model_path)
     plain.loss(batch).backward()
     gradient = gradient_of(start(layout=layout, micro_batch_tokens=micro_batch_tokens), batch)
@@ -155,6 +165,20 @@ def test_minibatches_freeze_the_old_policy(start, make_batch):
     assert metrics["train/clip_fraction"] > 0.0
     assert one["train/clip_fraction"] == 0.0
     assert worker.version == 1
+
+
+def test_the_reference_stays_where_the_run_started(start, plain_learner, model_path, make_batch, truncated):
+    """The KL is 0 in the first step; later it is the one between the start's log-probabilities and the present ones."""
+    objective = dataclasses.replace(OBJECTIVE, filters={}, regularisers={"kl": ReferenceKl(coefficient=0.0)})
+    worker, first, plain = start(objective=objective), plain_learner(model_path), plain_learner(model_path)
+    batch = truncated(make_batch(rewards=[1, 0, 0, 1] * 4))
+    assert worker.train(batch).metrics["train/reference_kl"] == 0.0
+    plain.model.load_state_dict(weights_of(worker))
+    with torch.no_grad():
+        d = torch.cat([first.logprobs(sample)[0] - plain.logprobs(sample)[0] for sample in batch.samples])
+    metrics = worker.train(dataclasses.replace(batch, step=1)).metrics
+    assert metrics["train/reference_kl"] == pytest.approx((d.exp() - d - 1).mean().item(), rel=1e-3)
+    assert metrics["train/reference_kl"] > 1e-4
 
 
 def test_publication_names_every_weight_and_vouches_for_it(start, make_batch):
@@ -315,4 +339,4 @@ def test_importing_the_worker_does_not_import_transformers():
     """The driver of a run imports the worker's class; transformers takes seconds and needs a prepared process."""
     code = "import sys, learner.worker; sys.exit('transformers' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=240)
