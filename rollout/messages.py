@@ -9,22 +9,23 @@ from enum import StrEnum
 
 import numpy as np
 
-from rollout.draw.temperature import TemperaturePolicy
+from rollout.draw.temperature import Fixed, TemperaturePolicy
 from rollout.draw.truncation import TopW, Truncation
 
 
 class FinishReason(StrEnum):
     STOP = "stop"  # the policy ended the response itself
     LENGTH = "length"  # cut at max_tokens: the response is unfinished
-    ABORT = "abort"
+    ABORT = "abort"  # ended by `abort`: it can go on as GroupRequest.partial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRequest:
     """Draw `n` responses to one prompt.
 
-    `temperature` and `truncation` decide what every token of this request alone is drawn from; `priority` is vLLM's,
-    lower runs first.
+    `temperature` and `truncation` decide what every token of this request alone is drawn from; `priority`: lower runs
+    first, in the line before the engine and inside it. `partial`: go on with exactly these responses, which an abort
+    ended early, under their own indices. Raises ValueError for what no engine could draw, or no learner train.
     """
 
     group_id: str
@@ -34,14 +35,42 @@ class GroupRequest:
     temperature: TemperaturePolicy
     truncation: Truncation | TopW = Truncation()
     priority: int = 0
+    trained: bool = False  # the learner will get these tokens; the run's strategy draws them
+    second_temperature: TemperaturePolicy | None = None  # of the responses that strategy=second_rollout sets apart
+    partial: tuple["Rollout", ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
-            raise ValueError(f"group {self.group_id}: the prompt has no tokens")
+            raise ValueError(f"group {self.group_id}: the prompt has no tokens: give it at least one")
         if self.n < 1 or self.max_tokens < 1:
             raise ValueError(
                 f"group {self.group_id}: n and max_tokens are at least 1, got {self.n} and {self.max_tokens}"
             )
+        if self.trained and self.temperature == Fixed(temperature=0.0):
+            raise ValueError(
+                f"group {self.group_id} is to be trained on but drawn at temperature 0, where every response is the"
+                " same and has no probability to learn from: choose a temperature above 0"
+            )
+        if self.partial:
+            self._check_partial()
+
+    def _check_partial(self) -> None:
+        if len(self.partial) != self.n or len({rollout.index for rollout in self.partial}) != self.n:
+            raise ValueError(
+                f"group {self.group_id} goes on with {len(self.partial)} responses, which should be n={self.n} of"
+                " different indices"
+            )
+        for rollout in self.partial:
+            if rollout.finish_reason is not FinishReason.ABORT or rollout.prompt_ids != self.prompt_ids:
+                raise ValueError(
+                    f"group {self.group_id} cannot go on with response {rollout.index}, which ended by"
+                    f" {rollout.finish_reason}: only aborted responses to the same prompt go on"
+                )
+            if len(rollout.response_ids) >= self.max_tokens:
+                raise ValueError(
+                    f"group {self.group_id} cannot go on with response {rollout.index}: it has"
+                    f" {len(rollout.response_ids)} tokens already and max_tokens is {self.max_tokens}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +133,7 @@ class Rollout:
     text: str
     finish_reason: FinishReason
     drafted_tokens: int  # speculative decoding: proposed by the drafter
-    accepted_histogram: tuple[int, ...]  # [j]: verification steps that kept j drafts; empty without speculation
+    accepted_histogram: tuple[int, ...]  # [j]: verification steps that kept j drafts; empty without speculation or end
     seconds: float  # from submission to the last token
     policy_drawn: np.ndarray | None = None
     kept: KeptTokens | None = None
@@ -165,29 +194,75 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightUpdate:
-    """New weights for a running engine: `payload` is a safetensors file as uint8[bytes], `checksum` its xxh3_128."""
+    """New weights for a running engine.
+
+    `payload` is a safetensors file: its bytes, uint8 [bytes], in shared memory, or its path on a file system that the
+    engine sees; `checksum` is the xxh3_128 of all its bytes. Or it is handles of tensors on the engine's own GPU and
+    `checksum` their fingerprint (rollout/vllm_adapter/weights/gpu_memory.py).
+    """
 
     version: int
     checksum: str
-    payload: np.ndarray
+    payload: np.ndarray | str | bytes
     probe: Probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What of an update reached one model of an engine; with tensor parallelism, one rank's part of it."""
+
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightConfirmation:
-    """An engine's word that it now draws with `version`, whose bytes had `checksum`, and how far its probe was off."""
+    """An engine's word that it now draws with `version`, whose bytes had `checksum`, and how far its probe was off.
+
+    `policy` is all of the policy; `drafter` all layers that only drafting uses, None where there are none or none came.
+    """
 
     worker: str
     version: int
     checksum: str
+    policy: Taken
+    drafter: Taken | None
     probe_error: float  # nats
-    seconds: float
+    seconds: float  # from the arrival of the update to its proof
+    paused_s: float  # of these, generation stood still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMetrics:
-    """Counters since the engine started; the monitor takes differences."""
+    """What one engine did and does. Counters are since its start; the monitor takes differences.
+
+    Tokens count when they are drawn, those of aborted responses too. The two `_by_position` tuples have one entry per
+    draft position, and are empty without speculation.
+    """
 
     generated_tokens: int
-    running: int  # responses in the engine, running or waiting
-    busy_s: float  # time spent inside engine steps
+    running: int  # responses that the engine decodes now
+    waiting: int  # responses in front of that: in the engine's queue or in the line before it
+    capacity: int  # responses the engine takes in; the others wait in the line
+    busy_s: float  # with at least one response in the engine
+    steps: int  # of the engine
+    kv_cache_usage: float  # share of the key-value blocks in use after the last step, 0 to 1
+    prompt_tokens: int  # looked up in the prefix cache
+    cached_prompt_tokens: int  # found there
+    preemptions: int  # responses that lost their keys and values, weight updates with recompute included
+    aborted: int  # responses ended by `abort`
+    drafted_by_position: tuple[int, ...]
+    accepted_by_position: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHealth:
+    """`reason` says in one sentence why the engine is lost; empty while it is well."""
+
+    reason: str
+    running: int  # responses in the engine
+    silent_s: float  # since the last sign of work; 0 while there is nothing to do
+
+    @property
+    def well(self) -> bool:
+        return not self.reason

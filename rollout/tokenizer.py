@@ -31,5 +31,14 @@ class Tokenizer:
             raise RolloutError(f"the tokenizer of {model} has no end-of-sequence token: responses would never end")
         return cls(tuple(sorted(stop)), tokenizer)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        return self._tokenizer.get_vocab()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Without special tokens: text to be put inside a prompt or a response."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)

@@ -3,20 +3,26 @@
     hidden [rows, d] --TemperatureHead--> u [rows, 3] --draw_actions--> (change, z) --chain--> tau [rows]
                                               '------- action_logprob(u, change, z): what the learner maximises
 
-Worker and learner share the head's module and these functions. The action of every token (change, z, tau) is recorded
-and never drawn again: the token phase divides by the stored tau, the head phase evaluates the stored action.
+Worker and learner share the head's module and these functions. The action of every token (change, tau) is recorded and
+never drawn again: the token phase divides by the stored tau, the head phase evaluates the stored action, whose z is
+`z_of(tau)` on both sides.
 
 Source  IntroLLM, arXiv:2602.13035, grade A'-third. The paper's bounds, epsilon and start are not known; those are ours.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+HEAD_PREFIX = "temperature_head."  # of the head's tensors, in weight updates
+# In a model folder, in a folder of its own: vLLM and others load every *.safetensors beside config.json into the model.
+HEAD_FILE = Path("temperature_head") / "head.safetensors"
 Z_MARGIN = 1e-4  # z stays this far from 0 and 1, where a U-shaped Beta has infinite density
 RARELY = -2.0  # initial logit of a change: the first policy changes its temperature at 12 % of the tokens (ours)
 
@@ -47,6 +53,10 @@ class Learned:
             raise ValueError(f"Learned.tau_0 is a finite number > 0, got {self.tau_0}")
         if not (math.isfinite(self.epsilon) and self.epsilon > 0.0):
             raise ValueError(f"Learned.epsilon is a finite number > 0, got {self.epsilon}")
+
+    def going_on(self, tau: float) -> "Learned":
+        """The same policy for a response that goes on after a token drawn at `tau`."""
+        return dataclasses.replace(self, tau_0=tau)
 
     def __call__(self, entropies: Tensor) -> Tensor:
         raise TypeError("the learned policy acts on hidden states, not entropies: see rollout/draw/learned.py")
@@ -102,6 +112,16 @@ def chain(change: Tensor, z: Tensor, previous: Tensor, policy: Learned) -> Tenso
     steps = torch.arange(change.shape[1], device=change.device)
     last_change = torch.where(change, steps, -1).cummax(1).values
     return torch.where(last_change >= 0, proposed.gather(1, last_change.clamp_min(0)), previous.unsqueeze(1))
+
+
+def z_of(tau: Tensor, policy: Learned) -> Tensor:
+    """The z of a recorded tau, float32 in [1e-4, 1 - 1e-4]: the inverse of tau = tau_min + z (tau_max - tau_min).
+
+    Rounding tau to float32 moves a z near its margin by up to 1e-3 of itself, so the logprob of an action is by
+    definition that of its recorded tau: sampler and learner both ask here.
+    """
+    z = (tau.double() - policy.tau_min) / (policy.tau_max - policy.tau_min)
+    return z.clamp(Z_MARGIN, 1.0 - Z_MARGIN).float()
 
 
 def action_logprob(u: Tensor, change: Tensor, z: Tensor, policy: Learned) -> Tensor:

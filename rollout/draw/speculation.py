@@ -1,7 +1,7 @@
 """Whether to speculate, and how far: from what was accepted, how many requests run, and what a step costs.
 
     counts of drafts judged and accepted, by position --AcceptanceMeter--> conditional acceptance a_1, a_2, ...
-    measured seconds of target, drafter and verification --CostModel--.
+    seconds of a step with K drafts, by a model or measured ---Cost---.
     running requests ---------------------------------------------------+--DraftLengthChooser--> K (0: no speculation)
 
 Pure: no clock and no engine. Tokens come out the same whatever K is (verify.py); only their rate changes.
@@ -11,6 +11,7 @@ import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 _OPTIMISM = (
     1.0,
@@ -92,6 +93,13 @@ class AcceptanceMeter:
         self._judged, self._accepted = list(state["judged"]), list(state["accepted"])
 
 
+class Cost(Protocol):
+    """What a step costs: `CostModel` by a formula, `step_cost.MeasuredSteps` by the clock."""
+
+    def rate(self, requests: int, acceptance: Sequence[float]) -> float:
+        """Tokens per second of one request, with len(acceptance) drafts a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
     """Seconds of the parts of a step, measured on this machine.
@@ -139,12 +147,12 @@ def _at(table: Mapping[int, float], rows: int) -> float:
     )
 
 
-def best_length(requests: int, acceptance: Sequence[float], cost: CostModel) -> int:
+def best_length(requests: int, acceptance: Sequence[float], cost: Cost) -> int:
     """The K in 0 .. len(acceptance) of the highest rate; the smaller one on ties."""
     return max(range(len(acceptance) + 1), key=lambda k: cost.rate(requests, acceptance[:k]))
 
 
-def break_even(acceptance: Sequence[float], cost: CostModel, largest: int) -> int | None:
+def break_even(acceptance: Sequence[float], cost: Cost, largest: int) -> int | None:
     """The smallest batch in 1 .. largest at which K = len(acceptance) is no faster than K = 0; None: always faster."""
     for requests in range(1, largest + 1):
         if cost.rate(requests, acceptance) <= cost.rate(requests, ()):
@@ -165,7 +173,7 @@ class DraftLengthChooser:
     """
 
     largest: int
-    cost: CostModel
+    cost: Cost
     margin: float = 0.05
     patience: int = 3
     probe_every: int = 50

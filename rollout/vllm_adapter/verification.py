@@ -47,6 +47,7 @@ class ExactVerifier(nn.Module):
             layout,
             random_numbers(layout),
         )
+        self._rules.emitted(rows, verified.rows, verified.accepted + 1)
         wanted = sampling_metadata.max_num_logprobs is not None
         return SamplerOutput(
             sampled_token_ids=verified.ids.to(torch.int32),

@@ -1,7 +1,7 @@
 """Real engines for tests: a worker in a Ray actor, and what transformers says about the tokens it drew."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,15 @@ import xxhash
 from transformers import Qwen2ForCausalLM
 
 from orchestration.actor import Service
+from orchestration.services import whole_group
 from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.distribution import entropy, point_mass_, softmax_with_entropy, temper
-from rollout.draw.temperature import TemperaturePolicy
+from rollout.draw.temperature import Fixed, TemperaturePolicy
 from rollout.draw.truncation import Truncation, TruncationRows, truncate
 from rollout.messages import GroupRequest, Rollout
+from rollout.strategies import RolloutStrategy
 from rollout.vllm_adapter.start import environment
-from rollout.worker import RolloutWorker
+from rollout.worker import PLAIN, RolloutWorker
 
 PROMPT = (1, 30, 40, 50, 60, 70)
 DEADLINE_S = 120.0
@@ -39,15 +41,30 @@ class Running:
 
     def generate(self, *requests: GroupRequest) -> list[list[Rollout]]:
         async def all_of() -> list[list[Rollout]]:
-            calls = (self.worker.call("generate", request, deadline_s=DEADLINE_S) for request in requests)
-            return await asyncio.gather(*calls)
+            return await asyncio.gather(*(self.group(request) for request in requests))
 
         return self.wait(all_of())
+
+    @property
+    def version(self) -> int:
+        """Of the weights that the engine draws with."""
+        [[rollout]] = self.generate(ask("which version", Fixed(), 1, 1))
+        return rollout.spans[-1].version
+
+    async def group(self, request: GroupRequest) -> list[Rollout]:
+        """All rollouts of one group, in the order of their indices."""
+        return await whole_group(self.worker.stream("generate", request, deadline_s=DEADLINE_S))
 
 
 @contextmanager
 def started(
-    folder: Path, policy: Qwen2ForCausalLM, config: RolloutConfig, drafting: SpeculativeConfig, name: str
+    folder: Path,
+    policy: Qwen2ForCausalLM,
+    config: RolloutConfig,
+    drafting: SpeculativeConfig,
+    name: str,
+    strategy: RolloutStrategy = PLAIN,
+    factory: type[RolloutWorker] = RolloutWorker,
 ) -> Iterator[Running]:
     """A worker serving the model in `folder`, which `policy` is; it is killed at the end."""
     loop = asyncio.new_event_loop()
@@ -55,8 +72,8 @@ def started(
         Service.start(
             name,
             folder / "worker.log",
-            RolloutWorker,
-            ("rollout-0", config, drafting, folder, 0),
+            factory,
+            ("rollout-0", config, drafting, folder, 0, strategy),
             cpus=0,
             env=environment(config),
             deadline_s=DEADLINE_S,
@@ -104,23 +121,6 @@ def recorded_errors(policy: Qwen2ForCausalLM, rollout: Rollout, request: GroupRe
         (temperatures, rollout.temperatures),
     )
     return [float(np.abs(computed.numpy() - recorded).max()) for computed, recorded in pairs]
-
-
-def uniforms_of(policy: Qwen2ForCausalLM, rollouts: Sequence[Rollout], request: GroupRequest) -> np.ndarray:
-    """The randomised probability integral transform of every token: uniform in [0, 1) iff it was drawn as claimed.
-
-    Tokens are ordered from the most to the least likely of their own row, so a distribution that is too flat or too
-    sharp moves mass between the ends.
-    """
-    generator = torch.Generator().manual_seed(0)
-    found = []
-    for rollout in rollouts:
-        drawn = drawn_from(recompute(policy, rollout), request)[0].double()
-        mine = drawn[torch.arange(len(drawn)), torch.tensor(rollout.response_ids).long()].unsqueeze(1)
-        above = drawn.masked_fill(drawn <= mine, 0.0).sum(1)
-        level = drawn.masked_fill(drawn != mine, 0.0).sum(1)
-        found.append(above + level * torch.rand(len(drawn), generator=generator, dtype=torch.float64))
-    return torch.cat(found).numpy()
 
 
 def payload_of(policy: Qwen2ForCausalLM, beside: Mapping[str, torch.Tensor] = EMPTY) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What the run loop asks of a temperature controller."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rollout.draw.control.stats import EntropyStats
 from rollout.draw.temperature import TemperaturePolicy
@@ -9,6 +9,7 @@ from rollout.draw.temperature import TemperaturePolicy
 State = Mapping[str, float]
 
 
+@runtime_checkable
 class TemperatureController(Protocol):
     """Once per training step `observe`; for each new request `policy`. One controller belongs to one run.
 

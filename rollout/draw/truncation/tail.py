@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _FIRST_PROBE = 64  # largest entries looked at for top_p; x16 while they do not hold enough mass
 _PROBE_GROWTH = 16
+_FEW = 1024  # entries: on a CPU, more than these are found faster by sorting them all
 _OFF = torch.iinfo(torch.int64).max  # top_k of a row that does not use it
 
 
@@ -88,7 +90,7 @@ def _min_p_top_k(logits: Tensor, rows: TailRows) -> Tensor:
     if rows.top_k is None:
         largest = logits.amax(-1, keepdim=True)
     else:
-        ordered = logits.topk(min(rows.largest_top_k, vocab), -1).values
+        ordered = _largest(logits, min(rows.largest_top_k, vocab))
         largest = ordered[:, :1]
         kth = ordered.gather(-1, rows.top_k.clamp(max=ordered.shape[-1]).unsqueeze(-1) - 1)
         floor = torch.where(rows.top_k.unsqueeze(-1) < vocab, kth, floor)
@@ -103,7 +105,8 @@ def _top_p(logits: Tensor, rows: TailRows) -> Tensor:
         return logits
     top_p = rows.top_p.unsqueeze(-1)
     off = top_p >= 1.0
-    border, needed = _border(logits, top_p, logits.logsumexp(-1, keepdim=True), min(_FIRST_PROBE, logits.shape[-1]))
+    size = _probe(logits, _FIRST_PROBE if logits.shape[-1] > _FEW else logits.shape[-1])
+    border, needed = _border(logits, top_p, logits.logsumexp(-1, keepdim=True), size)
     kept = logits.masked_fill(logits < border.masked_fill_(off, -torch.inf), -torch.inf)
     surplus = ((kept > -torch.inf).sum(-1, keepdim=True) - needed).masked_fill_(off, 0)
     tied = (surplus.squeeze(-1) > 0).nonzero().squeeze(-1)
@@ -114,12 +117,29 @@ def _top_p(logits: Tensor, rows: TailRows) -> Tensor:
     return kept
 
 
+def _probe(logits: Tensor, size: int) -> int:
+    """How many of the largest entries to look at, rather than `size`."""
+    vocab = logits.shape[-1]
+    return vocab if size >= vocab or (logits.device.type == "cpu" and size > _FEW) else size
+
+
+def _largest(logits: Tensor, size: int) -> Tensor:
+    """The `size` largest of each row, falling: [rows, size].
+
+    On a CPU numpy sorts with vector instructions, torch does not (128 x 320: 0.08 against 1.5 ms; 64 x 32k: 75 against
+    580 ms, and 400 ms for the 16k largest).
+    """
+    if logits.device.type == "cpu" and (size > _FEW or size == logits.shape[-1]):
+        return torch.from_numpy(-np.sort(-logits.numpy(), axis=-1))[:, :size]
+    return logits.topk(size, -1).values
+
+
 def _border(logits: Tensor, top_p: Tensor, normaliser: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The value [rows, 1] of the last token that top_p needs and how many it needs, found among the `size` largest.
 
     Rows whose largest do not hold enough mass look among more of them.
     """
-    ordered = logits.topk(size, -1).values
+    ordered = _largest(logits, size)
     mass = (ordered - normaliser).exp().double()
     running = mass.cumsum(-1)
     needed = (running - mass < top_p).sum(-1, keepdim=True).clamp_(min=1)
@@ -127,6 +147,6 @@ def _border(logits: Tensor, top_p: Tensor, normaliser: Tensor, size: int) -> tup
     if size < logits.shape[-1]:
         short = ((running[:, -1:] < top_p) & (top_p < 1.0)).squeeze(-1).nonzero().squeeze(-1)
         if short.numel():
-            more = min(size * _PROBE_GROWTH, logits.shape[-1])
+            more = _probe(logits, size * _PROBE_GROWTH)
             border[short], needed[short] = _border(logits[short], top_p[short], normaliser[short], more)
     return border, needed

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollout.draw.learned import Learned, TemperatureHead, action_logprob, beta_shapes, chain, draw_actions
+from rollout.draw.learned import Learned, TemperatureHead, action_logprob, beta_shapes, chain, draw_actions, z_of
 
 POLICY = Learned(tau_min=0.4, tau_max=1.6, tau_0=1.0)
 
@@ -67,6 +67,15 @@ def test_a_head_that_never_changes_leaves_the_first_temperature():
     taus = chain(change, z, torch.full((500,), POLICY.tau_0), POLICY)
     assert (taus == POLICY.tau_0).all()
     assert (action_logprob(u, change, z, POLICY) == 0).all()
+
+
+def test_the_recorded_temperature_is_the_action():
+    """z_of(tau) is the z that was drawn, to float32 rounding, and within the margins even where that pushes it out."""
+    z = torch.cat([torch.tensor([1e-4, 1 - 1e-4]), 1e-4 + (1 - 2e-4) * torch.rand(1000, generator=generator())])
+    tau = chain(torch.ones(len(z), 1, dtype=torch.bool), z.unsqueeze(1), torch.ones(len(z)), POLICY).squeeze(1)
+    found = z_of(tau, POLICY)
+    assert (found - z).abs().max() < 2e-7
+    assert ((found >= torch.tensor(1e-4)) & (found <= torch.tensor(1 - 1e-4))).all()
 
 
 def numeric_log_beta(z: float, a: float, b: float) -> float:

@@ -1,0 +1,91 @@
+"""vLLM's own statistics of every engine step, summed into EngineMetrics.
+
+    scheduler step --SchedulerStats, IterationStats--> EngineStats.record --> EngineMetrics
+
+Seam: vLLM 0.32 hands each step's statistics to `logger_manager.record`; `watch` puts EngineStats in the place of its
+loggers, whose Prometheus and console output nobody reads here. Check: tests/rollout/test_engines.py.
+"""
+
+import time
+from typing import Any
+
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+from rollout.groups import Groups
+from rollout.messages import EngineMetrics
+
+
+class EngineStats:
+    """Counters since the start, and how things stood after the last step. Written by the thread that steps vLLM."""
+
+    def __init__(self) -> None:
+        self.last_step_at = time.perf_counter()
+        self._steps = 0
+        self._generated_tokens = 0
+        self._running = 0
+        self._kv_cache_usage = 0.0
+        self._prompt_tokens = 0
+        self._cached_prompt_tokens = 0
+        self._preemptions = 0
+        self._drafted: list[int] = []
+        self._accepted: list[int] = []
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: Any = None,
+        engine_idx: int | None = None,
+    ) -> None:
+        """Called by vLLM after every step."""
+        self.last_step_at = time.perf_counter()
+        if iteration_stats is not None:
+            self._generated_tokens += iteration_stats.num_generation_tokens
+            self._preemptions += iteration_stats.num_preempted_reqs
+        if scheduler_stats is None:
+            return
+        self._steps += 1
+        self._running = scheduler_stats.num_running_reqs
+        self._kv_cache_usage = scheduler_stats.kv_cache_usage
+        prefix = scheduler_stats.prefix_cache_stats
+        self._prompt_tokens += prefix.queries
+        self._cached_prompt_tokens += prefix.hits
+        if (drafts := scheduler_stats.spec_decoding_stats) is not None:
+            self._drafted = _added(self._drafted, drafts.num_draft_tokens_per_pos)
+            self._accepted = _added(self._accepted, drafts.num_accepted_tokens_per_pos)
+
+    def metrics(self, groups: Groups) -> EngineMetrics:
+        admission = groups.admission
+        running = min(self._running, admission.inside)  # what was aborted since the last step is not running
+        return EngineMetrics(
+            generated_tokens=self._generated_tokens,
+            running=running,
+            waiting=admission.inside - running + admission.waiting,
+            capacity=admission.capacity,
+            busy_s=admission.busy_s,
+            steps=self._steps,
+            kv_cache_usage=self._kv_cache_usage,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
+            preemptions=self._preemptions,
+            aborted=groups.aborted,
+            drafted_by_position=tuple(self._drafted),
+            accepted_by_position=tuple(self._accepted),
+        )
+
+    def log(self) -> None:
+        """vLLM asks for a line on the console now and then: the monitor writes ours."""
+
+
+def watch(vllm: Any) -> EngineStats:
+    """Take the place of the loggers of an LLMEngine or AsyncLLM, started with disable_log_stats=False."""
+    stats = vllm.logger_manager = EngineStats()
+    if hasattr(vllm, "_logger_ref"):  # AsyncLLM's output task, which is running already, looks here
+        vllm._logger_ref[0] = stats
+    return stats
+
+
+def _added(sums: list[int], more: list[int]) -> list[int]:
+    """Per position; the number of drafts may change while the engine runs."""
+    longest = max(len(sums), len(more))
+    return [sum(values[i] for values in (sums, more) if i < len(values)) for i in range(longest)]
