@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from orchestration import process
 from orchestration.errors import WorkerFailure
 
 TAIL_LINES = 15  # of a failed actor's log, shown on the console
+_END = object()  # behind the last answer of a stream
 
 
 class ActorHost:
@@ -52,6 +53,18 @@ class ActorHost:
             if inspect.iscoroutinefunction(bound):
                 return await bound(*arguments)
             return await asyncio.get_running_loop().run_in_executor(self._thread, bound, *arguments)
+        except BaseException:
+            logging.getLogger(__name__).exception("%s failed", method)
+            raise
+
+    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """`call` for a method that yields its answers; Ray hands each over at once, and cancels it from outside."""
+        try:
+            async with contextlib.aclosing(getattr(self._service, method)(*arguments)) as answers:
+                async for answer in answers:
+                    yield answer
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
         except BaseException:
             logging.getLogger(__name__).exception("%s failed", method)
             raise
@@ -116,14 +129,23 @@ class Service:
         """Raises WorkerFailure when the process died, the service raised, or the deadline passed."""
         return await self._answer(self._actor.call.remote(method, *arguments), method, deadline_s)
 
+    async def stream(self, method: str, *arguments: Any, deadline_s: float) -> AsyncIterator[Any]:
+        """What the method yields, one by one; the deadline is for each. Whoever stops early cancels the method."""
+        answers = self._actor.stream.options(num_returns="streaming").remote(method, *arguments)
+        try:
+            while (answer := await self._answer(_next(answers), method, deadline_s)) is not _END:
+                yield answer
+        finally:
+            ray.cancel(answers)  # nothing to do where it has ended
+
     async def call_split(self, method: str, *arguments: Any, deadline_s: float) -> tuple[Any, Any]:
         """(record, reference to the payload): the payload stays in the object store and can be passed on."""
         record, payload = self._actor.call_split.options(num_returns=2).remote(method, *arguments)
         return await self._answer(record, method, deadline_s), payload
 
-    async def _answer(self, reference: Any, what: str, deadline_s: float) -> Any:
+    async def _answer(self, answer: Awaitable[Any], what: str, deadline_s: float) -> Any:
         try:
-            return await asyncio.wait_for(_resolve(reference), deadline_s)
+            return await asyncio.wait_for(_resolve(answer), deadline_s)
         except TimeoutError as late:
             raise WorkerFailure(
                 f"the driver waited {deadline_s:.0f} s for {self.name} to {what}, and gave up;"
@@ -160,5 +182,12 @@ class Service:
         return "; the last lines of its log:\n  " + "\n  ".join(lines)
 
 
-async def _resolve(reference: Any) -> Any:
-    return await reference
+async def _resolve(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+async def _next(answers: ray.ObjectRefGenerator) -> Any:
+    try:
+        return await (await anext(answers))
+    except StopAsyncIteration:  # it may not leave a coroutine
+        return _END

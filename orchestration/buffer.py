@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from learner.messages import TrainBatch, TrainSample
+from learner.messages import HeadActions, KeptTokens, TrainBatch, TrainSample
 from orchestration.tasks.task import Task
 from reward.config import RewardConfig
 from reward.messages import Status, Verdict, VerifyRequest
@@ -70,17 +70,7 @@ class Rewards:
 def train_batch(step: int, groups: dict[int, Group], rewards: Rewards) -> TrainBatch:
     """The groups as the learner takes them. Responses whose verdict says nothing about them are left out."""
     samples = [
-        TrainSample(
-            group=number,
-            prompt_ids=np.asarray(rollout.prompt_ids, np.int32),
-            response_ids=rollout.response_ids,
-            sampler_logprobs=rollout.sampler_logprobs,
-            temperatures=rollout.temperatures,
-            entropies=rollout.entropies,
-            versions=rollout.versions,
-            reward=reward,
-            unshaped=rewards.raw(verdict),
-        )
+        _train_sample(number, rollout, reward=reward, unshaped=rewards.raw(verdict))
         for number, group in groups.items()
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
         if (reward := rewards.shaped(rollout, verdict)) is not None
@@ -88,10 +78,34 @@ def train_batch(step: int, groups: dict[int, Group], rewards: Rewards) -> TrainB
     return TrainBatch(step=step, samples=tuple(samples))
 
 
-def entropy_stats(batch: TrainBatch, quantile: float | None) -> EntropyStats:
-    """What the step's tokens say to the temperature controller, over all responses the learner was given."""
-    entropies = np.concatenate([sample.entropies for sample in batch.samples])
-    logprobs = np.concatenate([sample.sampler_logprobs for sample in batch.samples])
+def _train_sample(group: int, rollout: Rollout, *, reward: float, unshaped: float) -> TrainSample:
+    """How every token was drawn, carried over as it was recorded."""
+    return TrainSample(
+        group=group,
+        prompt_ids=np.asarray(rollout.prompt_ids, np.int32),
+        response_ids=rollout.response_ids,
+        sampler_logprobs=rollout.sampler_logprobs,
+        temperatures=rollout.temperatures,
+        entropies=rollout.entropies,
+        versions=rollout.versions,
+        reward=reward,
+        unshaped=unshaped,
+        trained=rollout.policy_drawn,
+        kept=rollout.kept and KeptTokens(ids=rollout.kept.ids, counts=rollout.kept.counts),
+        head=rollout.head and HeadActions(changes=rollout.head.changes, logprobs=rollout.head.logprobs),
+    )
+
+
+def entropy_stats(batch: TrainBatch, quantile: float | None) -> EntropyStats | None:
+    """What the tokens the policy drew say to the temperature controller, over all responses the learner was given.
+
+    None where it drew none: the controller then keeps its state.
+    """
+    drawn = [(sample, sample.trained_places) for sample in batch.samples]
+    if not sum(len(places) for _, places in drawn):
+        return None
+    entropies = np.concatenate([sample.entropies[places] for sample, places in drawn])
+    logprobs = np.concatenate([sample.sampler_logprobs[places] for sample, places in drawn])
     return EntropyStats.of(torch.from_numpy(entropies), torch.from_numpy(logprobs), quantile)
 
 
@@ -104,7 +118,11 @@ def batch_metrics(groups: dict[int, Group], rewards: Rewards) -> dict[str, float
     verdicts = [verdict for group in groups.values() for verdict in group.verdicts]
     raw = [rewards.raw(verdict) for verdict in verdicts]
     shaped = [rewards.shaped(*pair) for pair in zip(rollouts, verdicts, strict=True)]
-    temperatures = np.concatenate([rollout.temperatures for rollout in rollouts])
+    ours = [slice(None) if rollout.policy_drawn is None else rollout.policy_drawn for rollout in rollouts]
+    temperatures = np.concatenate([rollout.temperatures[drawn] for rollout, drawn in zip(rollouts, ours, strict=True)])
+    if not len(temperatures):  # the policy drew no token of this step
+        temperatures = np.array([np.nan])
+    cut = [rollout.kept.counts for rollout in rollouts if rollout.kept is not None]
     drafted = sum(rollout.drafted_tokens for rollout in rollouts)
     return {
         "train/reward": mean_of_kept(raw),
@@ -113,6 +131,7 @@ def batch_metrics(groups: dict[int, Group], rewards: Rewards) -> dict[str, float
         "temperature/min": float(temperatures.min()),
         "temperature/max": float(temperatures.max()),
         "rollout/response_tokens": float(np.mean([len(rollout.response_ids) for rollout in rollouts])),
+        **({"rollout/cut_fraction": float(np.mean(np.concatenate(cut) > 0))} if cut else {}),
         **({"rollout/acceptance_rate": sum(r.accepted_tokens for r in rollouts) / drafted} if drafted else {}),
         "rollout/truncated_fraction": float(np.mean([r.finish_reason is FinishReason.LENGTH for r in rollouts])),
         **{

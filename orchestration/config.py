@@ -29,6 +29,10 @@ from orchestration.errors import ConfigError
 from orchestration.monitor import MonitorConfig
 from reward.config import RewardConfig
 from rollout.config import RolloutConfig, SpeculativeConfig
+from rollout.draw.control import controller_of
+from rollout.draw.temperature import Fixed
+from rollout.draw.truncation import TopW, Truncation
+from rollout.strategies import HIDDEN, Circumstances, Plain
 
 CONF = Path(__file__).parent.parent / "conf"
 TARGET = "_target_"
@@ -48,6 +52,7 @@ class RunConfig:
     keep_checkpoints: int = 2
     worker_restarts: int = 10  # of rollout and verifier workers together, before the run gives up
     stall_deadline_s: float = 600.0  # without any event, the run stops and says who waited for whom
+    self_check: bool = True  # before the first group: does each engine draw what it records, as the learner sees it?
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,8 @@ class RunPlan:
     model: Any  # a model source: orchestration/models
     algorithm: Objective
     temperature: Any  # a TemperaturePolicy
+    strategy: Any = field(default_factory=Plain)  # a RolloutStrategy, for what is trained; evaluation goes without
+    truncation: Any = field(default_factory=Truncation)  # or TopW; evaluation draws from the whole vocabulary
 
     @property
     def tree(self) -> dict[str, Any]:
@@ -141,7 +148,7 @@ def compose(overrides: Sequence[str], conf: Path = CONF) -> dict[str, Any]:
             f"there is no {group}={name}; conf/{group} has {', '.join(sorted(missing.options))}"
             + _suggestion(name, missing.options)
         ) from missing
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group set to null
         raise ConfigError(" ".join(str(error).split())) from error
 
 
@@ -246,6 +253,21 @@ def check(plan: RunPlan) -> None:
         )
     if getattr(plan.temperature, "temperature", 1.0) == 0:
         raise ConfigError("temperature.temperature=0 is greedy: every response of a group would be the same")
+    if not isinstance(plan.truncation, Truncation | TopW):
+        kind = type(plan.truncation).__name__
+        raise ConfigError(f"truncation._target_ should name Truncation or TopW of rollout.draw.truncation, got {kind}")
+    _check_strategy(plan)
+    if plan.algorithm.head is not None and plan.algorithm.head.policy != plan.temperature:
+        raise ConfigError(
+            f"algorithm.head.policy={plan.algorithm.head.policy} differs from temperature={plan.temperature}: the head"
+            " is trained with the bounds it draws with, so set them under temperature alone"
+        )
+    learned = "hidden" in getattr(plan.temperature, "needs", ())
+    if plan.rollout.model_runner == "v2" and (plan.truncation.active or learned):
+        raise ConfigError(
+            "rollout.model_runner=v2 knows no truncation and no learned temperature: set rollout.model_runner=v1, or"
+            " truncation=none and another temperature"
+        )
     for name, piece in plan.reward.shaping.items():
         try:
             piece.check(plan.task.max_tokens)
@@ -253,6 +275,28 @@ def check(plan: RunPlan) -> None:
             raise ConfigError(f"reward.shaping.{name}: {error}") from error
     if plan.eval.tasks < 1 or plan.eval.samples < 1:
         raise ConfigError("eval.tasks and eval.samples are at least 1; eval.every=0 switches evaluation off")
+
+
+def _check_strategy(plan: RunPlan) -> None:
+    if not hasattr(plan.strategy, "over"):
+        kind = type(plan.strategy).__name__
+        raise ConfigError(f"strategy._target_ should name a strategy of rollout.strategies, got {kind}")
+    if HIDDEN in plan.strategy.needs and plan.rollout.model_runner != "v1":
+        raise ConfigError(
+            f"the strategy looks at hidden states, which rollout.model_runner={plan.rollout.model_runner} does not hand"
+            " out: set rollout.model_runner=v1"
+        )
+    first = controller_of(plan.temperature).policy()
+    run = Circumstances(
+        group_size=plan.run.group_size,
+        max_tokens=plan.task.max_tokens,
+        learned_temperature="hidden" in first.needs,
+        plain_draw=(plan.temperature, plan.truncation) == (Fixed(), Truncation()),
+    )
+    try:
+        plan.strategy.check(run)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _join(path: str, key: str) -> str:

@@ -180,9 +180,12 @@ def _gpu(plan: RunPlan | None) -> Finding:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         return Finding(what="GPU", state=State.OK, found=f"{names}, CUDA {torch.version.cuda}")
-    wanted = plan is not None and plan.rollout.num_gpus > 0 and plan.cluster.address is None
+    asked = plan is not None and (plan.rollout.num_gpus > 0 or plan.rollout.model_runner == "v2")
+    wanted = asked and plan.cluster.address is None
     build = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPU"
-    remedy = "rollout.num_gpus=0 runs without, cluster=ray uses another machine's" if wanted else ""
+    remedy = (
+        "rollout.num_gpus=0 rollout.model_runner=v1 runs without, cluster=ray uses another machine's" if wanted else ""
+    )
     return Finding(what="GPU", state=State.MISSING if wanted else State.OK, found=f"none; {build}", remedy=remedy)
 
 

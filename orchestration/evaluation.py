@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from orchestration.buffer import verify_requests
 from orchestration.errors import OrchestrationError
-from orchestration.services import RolloutService, VerifierService
+from orchestration.services import RolloutService, VerifierService, whole_group
 from orchestration.tasks.task import Task
 from reward.messages import Status, Verdict
 from rollout.draw.temperature import Fixed
@@ -66,16 +66,15 @@ async def evaluate(
     async def run(number: int, task: Task, kind: str, n: int, temperature: float) -> list[Judged]:
         worker = workers[number % len(workers)]
         name = f"eval-{label}-{kind}-{number}"
-        rollouts = await worker.generate(
-            GroupRequest(
-                group_id=name,
-                prompt_ids=encode(task),
-                n=n,
-                max_tokens=max_tokens,
-                temperature=Fixed(temperature=temperature),
-                priority=BEFORE_TRAINING,
-            )
+        request = GroupRequest(
+            group_id=name,
+            prompt_ids=encode(task),
+            n=n,
+            max_tokens=max_tokens,
+            temperature=Fixed(temperature=temperature),
+            priority=BEFORE_TRAINING,
         )
+        rollouts = await whole_group(worker.generate(request))
         verdicts = await verifier.verify(verify_requests(task, rollouts, name))
         return [
             Judged(task=task, rollout=rollout, verdict=verdict)

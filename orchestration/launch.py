@@ -10,6 +10,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from orchestration.tasks.judging import check_judging, verifiers_of
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
 from reward.service import check_tools
+from rollout.strategies import Plain
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ async def _train(
 
 async def score(plan: RunPlan, model: Path, logs: Path) -> EvaluationResult:
     """Evaluate the policy in `model` on the plan's held-out tasks, without a learner."""
-    services = RayServices(plan, model, logs)
+    services = RayServices(replace(plan, strategy=Plain()), model, logs)  # evaluation looks at the policy itself
     connect(plan.cluster, services.cpus)
     try:
         _, worker = await asyncio.gather(services.verifier.start(), services.start_rollout_worker())
@@ -110,6 +112,7 @@ def preflight(plan: RunPlan) -> None:
     heldout = plan.task.heldout_tasks(plan.eval.tasks)
     train = [plan.task.train_task(index, plan.seed) for index in range(plan.run.groups_per_step)]
     check_judging(train, heldout)
+    plan.strategy.check_files()
     check_tools(verifiers_of([*train, *heldout]), plan.reward)
 
 

@@ -32,16 +32,19 @@ from orchestration.errors import SchedulerError, StallError, WorkerFailure
 from orchestration.evaluation import EvaluationResult, evaluate
 from orchestration.journal import Journal
 from orchestration.scheduler import Scheduler
-from orchestration.services import RolloutService, Services
+from orchestration.self_check import coarser, self_check
+from orchestration.services import RolloutService, Services, whole_group
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
 from rollout.draw.control import controller_of
 from rollout.errors import RolloutError
 from rollout.messages import EngineMetrics, GroupRequest
+from rollout.strategies import SECOND_TEMPERATURE
 
 log = logging.getLogger(__name__)
 
 TEMPERATURE_STATE = "temperature.json"  # in a checkpoint: what the temperature controller has learned
+SECOND_STATE = "second_temperature.json"  # the same of the strategy's own, if it has one
 STACKS_APPEAR_S = 1.0  # time for the actors to write their stacks after a stall
 
 
@@ -75,16 +78,21 @@ class RunLoop:
         self.telemetry = telemetry
         self.rewards = Rewards(config=plan.reward, max_tokens=plan.task.max_tokens)
         self.temperature = controller_of(plan.temperature)
+        self.controllers = {TEMPERATURE_STATE: self.temperature}
+        if SECOND_TEMPERATURE in plan.strategy.needs:
+            self.controllers[SECOND_STATE] = controller_of(plan.strategy.second)
         self.heldout = plan.task.heldout_tasks(plan.eval.tasks)
         self.events: asyncio.Queue[events.Event | BaseException] = asyncio.Queue()
         self.groups: dict[int, Group] = {}
         self.workers: dict[str, RolloutService] = {}
         self.published: tuple[Publication, Any] | None = None  # the newest snapshot, for workers that join late
+        self.started_from = -1  # the version this process began with
         self._running: set[asyncio.Task] = set()
 
     async def run(self) -> RunReport:
         """Next event -> journal -> scheduler -> start its actions, until it is done or a deadline expires."""
         self.published = await self.services.learner.snapshot()
+        self.started_from = self.published[0].version
         for _ in range(self.plan.rollout.workers):
             self._spawn(self._start_worker())
         try:
@@ -98,10 +106,10 @@ class RunLoop:
         return RunReport(version=self.scheduler.version, completed=self.scheduler.version == self.plan.run.steps)
 
     def restore(self, checkpoint: Path) -> None:
-        """Take up the temperature controller where the checkpoint left it; the scheduler and learner do the same."""
-        file = checkpoint / TEMPERATURE_STATE
-        if file.is_file():  # checkpoints of older versions have none
-            self.temperature.load(json.loads(file.read_text()))
+        """Take up the temperature controllers where the checkpoint left them; the scheduler and learner do the same."""
+        for name, controller in self.controllers.items():
+            if (checkpoint / name).is_file():  # checkpoints of older versions have none
+                controller.load(json.loads((checkpoint / name).read_text()))
 
     def stop(self) -> None:
         """Ask the run to end early: it finishes the step in training, writes a checkpoint and returns."""
@@ -143,10 +151,13 @@ class RunLoop:
             n=self.plan.run.group_size,
             max_tokens=self.plan.task.max_tokens,
             temperature=self.temperature.policy(),
+            truncation=self.plan.truncation,
             priority=action.group,  # the oldest first
+            trained=True,
+            second_temperature=self.controllers[SECOND_STATE].policy() if SECOND_STATE in self.controllers else None,
         )
         try:
-            rollouts = await worker.generate(request)
+            rollouts = await whole_group(worker.generate(request))
         except WorkerFailure as failure:
             self._worker_failed(failure)
             return
@@ -173,14 +184,17 @@ class RunLoop:
         """Take one learner step on whole groups, in order of admission."""
         groups = {number: self.groups.pop(number) for number in action.groups}
         batch = train_batch(action.step, groups, self.rewards)
-        oldest = min(int(sample.versions.min()) for sample in batch.samples)
+        versions = (sample.versions[sample.trained_places] for sample in batch.samples)
+        oldest = min((int(drawn.min()) for drawn in versions if len(drawn)), default=action.step)
         if action.step - oldest > self.plan.run.max_staleness:
             raise SchedulerError(
                 f"step {action.step} was given a token of version {oldest}, which is older than"
                 f" run.max_staleness={self.plan.run.max_staleness} allows"
             )
         report: StepReport = await self.services.learner.train(batch)
-        self.temperature.observe(entropy_stats(batch, self.temperature.quantile))
+        for controller in self.controllers.values():
+            if (stats := entropy_stats(batch, controller.quantile)) is not None:
+                controller.observe(stats)
         self.telemetry.step(report, batch_metrics(groups, self.rewards), await self._engine_metrics())
         self._post(events.StepTrained(version=report.version))
 
@@ -198,8 +212,15 @@ class RunLoop:
     async def sync_worker(self, action: actions.SyncWorker) -> None:
         """Bring a worker that joined late to the published version."""
         worker = self.workers.get(action.worker)
-        if worker is not None and (version := await self._send_weights(worker)) is not None:
-            self._post(events.WorkerSynced(worker=action.worker, version=version))
+        if worker is None or (version := await self._send_weights(worker)) is None:
+            return
+        if self.plan.run.self_check and version == self.started_from:  # later, weights move under the comparison
+            try:
+                await self._self_check(worker)
+            except WorkerFailure as failure:
+                self._worker_failed(failure)
+                return
+        self._post(events.WorkerSynced(worker=action.worker, version=version))
 
     async def evaluate(self, action: actions.Evaluate) -> None:
         """Run held-out tasks at one pinned version beside training; results go to the monitor only."""
@@ -227,10 +248,12 @@ class RunLoop:
 
     async def checkpoint(self, action: actions.Checkpoint) -> None:
         """Write weights, optimizer, scheduler state and journal position as one atomic frontier."""
-        temperature = json.dumps(dict(self.temperature.state()))  # as of this version, before anything is waited for
+        # As of this version, before anything is waited for.
+        states = {name: json.dumps(dict(controller.state())) for name, controller in self.controllers.items()}
 
         async def save(folder: Path) -> None:
-            (folder / TEMPERATURE_STATE).write_text(temperature)
+            for name, state in states.items():
+                (folder / name).write_text(state)
             await self.services.learner.save(folder)
 
         await self.checkpoints.write(action.version, action.state, save)
@@ -244,6 +267,20 @@ class RunLoop:
         room = (self.plan.run.max_staleness + 1) * self.plan.run.groups_per_step
         # An engine starts from the model folder, which no version describes: it is always synchronised first.
         self._post(events.WorkerJoined(worker=worker.name, version=-1, capacity=room))
+
+    async def _self_check(self, worker: RolloutService) -> None:
+        """Raises SelfCheckError, which stops the run."""
+        report = await self_check(
+            worker,
+            self.services.learner,
+            prompts=(self.encode(self.plan.task.train_task(0, self.plan.seed)), self.published[0].probe_ids),
+            temperature=self.temperature.policy(),
+            truncation=self.plan.truncation,
+            dtype=coarser(self.plan.rollout.dtype, self.plan.learner.dtype),
+            max_model_len=self.plan.rollout.max_model_len,
+        )
+        if report is not None:
+            log.info("%s passed its self-check: %s", worker.name, report)
 
     def _worker_failed(self, failure: WorkerFailure) -> None:
         """A dead worker is reported once and replaced; one that lives but failed is a fault that stops the run."""

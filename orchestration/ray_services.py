@@ -12,11 +12,11 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from learner.messages import Publication, StepReport, TrainBatch
@@ -27,7 +27,10 @@ from orchestration.config import ClusterConfig, RunPlan
 from orchestration.errors import ConfigError, WorkerFailure
 from reward.messages import Verdict, VerifyRequest
 from reward.service import VerifierPool
-from rollout.messages import EngineMetrics, GroupRequest, Rollout, WeightConfirmation
+from rollout.config import RolloutConfig
+from rollout.draw.fit import Drawn, Recomputed
+from rollout.errors import EngineLostError
+from rollout.messages import EngineHealth, EngineMetrics, GroupRequest, Rollout, WeightConfirmation
 from rollout.vllm_adapter.start import environment
 from rollout.worker import RolloutWorker
 
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 VERIFIER_START_S = 120.0
 RENDEZVOUS_PORTS = (20000, 32768)
 POLICY_FOLDER = "policy"  # inside a checkpoint
+WEIGHTS_FOLDER = "weights"  # inside the run's folder
 
 
 def connect(cluster: ClusterConfig, cpus: float) -> None:
@@ -69,33 +73,85 @@ def connect(cluster: ClusterConfig, cpus: float) -> None:
         ) from error
 
 
-@dataclass
 class RayRollout:
-    """See `orchestration.services.RolloutService`."""
+    """See `orchestration.services.RolloutService`. An engine that is dead or stuck makes its worker a dead worker."""
 
-    service: Service
-    deadline_s: float
+    def __init__(self, service: Service, config: RolloutConfig) -> None:
+        self.name = service.name
+        self._service = service
+        self._config = config
 
-    @property
-    def name(self) -> str:
-        return self.service.name
+    async def generate(self, request: GroupRequest) -> AsyncIterator[Rollout]:
+        # The engine's own deadline comes first: it knows which group was late.
+        deadline_s = self._config.request_deadline_s + self._config.health_deadline_s
+        async with contextlib.aclosing(self._service.stream("generate", request, deadline_s=deadline_s)) as rollouts:
+            while (rollout := await self._watched(anext(rollouts, None))) is not None:
+                yield rollout
 
-    async def generate(self, request: GroupRequest) -> list[Rollout]:
-        return await self.service.call("generate", request, deadline_s=self.deadline_s)
+    async def abort(self, group_id: str) -> int:
+        return await self._call("abort", group_id, deadline_s=self._config.health_deadline_s)
 
     async def update_weights(self, publication: Publication, payload: Any) -> WeightConfirmation:
-        return await self.service.call(
+        return await self._call(
             "update_weights",
             publication.version,
             publication.checksum,
             publication.probe_ids,
             publication.probe_entropy,
             payload,
-            deadline_s=self.deadline_s,
+            deadline_s=self._config.request_deadline_s,
         )
 
+    async def hidden_state(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
+        """See `rollout.engine.Engine`."""
+        deadline_s = self._config.request_deadline_s + self._config.health_deadline_s
+        return await self._call("hidden_state", prompt_ids, deadline_s=deadline_s)
+
     async def metrics(self) -> EngineMetrics:
-        return await self.service.call("metrics", deadline_s=self.deadline_s)
+        return await self._call("metrics", deadline_s=self._config.health_deadline_s)
+
+    async def health(self) -> EngineHealth:
+        return await self._call("health", deadline_s=self._config.health_deadline_s)
+
+    async def _call(self, method: str, *arguments: Any, deadline_s: float) -> Any:
+        with self._lost_is_dead():
+            return await self._service.call(method, *arguments, deadline_s=deadline_s)
+
+    async def _watched(self, answer: Awaitable[Any]) -> Any:
+        """Wait for an answer, and ask after the engine while it does not come."""
+        waiting = asyncio.ensure_future(answer)
+        try:
+            while not (await asyncio.wait({waiting}, timeout=self._config.health_every_s))[0]:
+                await self._check()
+            with self._lost_is_dead():
+                return waiting.result()
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+    async def _check(self) -> None:
+        """Raise WorkerFailure, and end the worker, unless its engine answers that it is well."""
+        try:
+            health = await self.health()
+        except WorkerFailure as failure:
+            if failure.died:
+                raise
+            raise self._dead(f"{self.name} does not say whether it is well: {failure}") from failure
+        if not health.well:
+            raise self._dead(health.reason)
+
+    @contextlib.contextmanager
+    def _lost_is_dead(self) -> Iterator[None]:
+        try:
+            yield
+        except WorkerFailure as failure:
+            if isinstance(failure.__cause__, EngineLostError):
+                raise self._dead(str(failure)) from failure
+            raise
+
+    def _dead(self, reason: str) -> WorkerFailure:
+        self._service.kill()
+        return WorkerFailure(reason, worker=self.name, died=True)
 
 
 class RayVerifier:
@@ -163,8 +219,13 @@ class RayLearner:
 
     async def snapshot(self) -> tuple[Publication, Any]:
         async with self._turn:
-            calls = (rank.call_split("publish", deadline_s=self._deadline_s) for rank in self._ranks)
+            how = self._services.weights_folder, self._services.plan.rollout.transport == "cuda_ipc"
+            calls = (rank.call_split("publish", *how, deadline_s=self._deadline_s) for rank in self._ranks)
             return (await asyncio.gather(*calls))[0]
+
+    async def score(self, responses: Sequence[Drawn]) -> tuple[int, list[Recomputed]]:
+        async with self._turn:
+            return (await self._all("score", responses))[0]
 
     async def save(self, folder: Path) -> None:
         async with self._turn:  # around both, so that no step comes between the optimizer's weights and the policy's
@@ -192,6 +253,14 @@ class RayServices:
         self.verifier = RayVerifier(self)
 
     @property
+    def weights_folder(self) -> str | None:
+        """Where publications are written as files; None where they travel in another way."""
+        config = self.plan.rollout
+        if config.transport != "shared_files":
+            return None
+        return config.transport_folder or str((self._logs.parent / WEIGHTS_FOLDER).resolve())
+
+    @property
     def cpus(self) -> float:
         """CPUs the actors of this plan reserve together."""
         return (
@@ -207,7 +276,10 @@ class RayServices:
         service = await self.start(
             "rollout",
             RolloutWorker,
-            (name, config, self.plan.speculative, self._model, self.plan.seed + self._rollout_workers - 1),
+            (
+                *(name, config, self.plan.speculative, self._model, self.plan.seed + self._rollout_workers - 1),
+                self.plan.strategy,
+            ),
             cpus=config.threads,
             gpus=config.num_gpus,
             env=environment(config),
@@ -215,7 +287,7 @@ class RayServices:
             name=name,
         )
         await service.call("start", deadline_s=config.start_deadline_s)
-        return RayRollout(service, config.request_deadline_s)
+        return RayRollout(service, config)
 
     async def start(
         self, kind: str, factory: Any, arguments: tuple, *, name: str | None = None, **options: Any

@@ -1,11 +1,12 @@
 """What the run loop wants from the outside, as small Protocols; `ray_services.py` implements them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from learner.messages import Publication, StepReport, TrainBatch
 from reward.messages import Verdict, VerifyRequest
+from rollout.draw.fit import Drawn, Recomputed
 from rollout.messages import EngineMetrics, GroupRequest, Rollout, WeightConfirmation
 
 
@@ -14,7 +15,8 @@ class RolloutService(Protocol):
 
     name: str
 
-    async def generate(self, request: GroupRequest) -> list[Rollout]: ...
+    def generate(self, request: GroupRequest) -> AsyncIterator[Rollout]:
+        """Each rollout of the group as it finishes; whoever stops iterating early ends the rest."""
 
     async def update_weights(self, publication: Publication, payload: Any) -> WeightConfirmation: ...
 
@@ -35,6 +37,9 @@ class LearnerService(Protocol):
     async def snapshot(self) -> tuple[Publication, Any]:
         """The present weights, ready to be handed to `RolloutService.update_weights`."""
 
+    async def score(self, responses: Sequence[Drawn]) -> tuple[int, list[Recomputed]]:
+        """The learner's version, and what its weights say of each response."""
+
     async def save(self, folder: Path) -> None:
         """Write everything a resumed learner needs, and the policy as a Hugging Face folder `policy/`."""
 
@@ -49,3 +54,8 @@ class Services(Protocol):
 
     def dump_stacks(self) -> None:
         """Ask every local actor to write its stacks to its log."""
+
+
+async def whole_group(rollouts: AsyncIterator[Rollout]) -> list[Rollout]:
+    """All rollouts of a group, in the order of their indices."""
+    return sorted([rollout async for rollout in rollouts], key=lambda rollout: rollout.index)

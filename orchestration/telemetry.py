@@ -10,6 +10,7 @@ from typing import Any
 
 from learner.messages import StepReport
 from orchestration.config import RunPlan
+from orchestration.engine_rates import engine_rates, generated_tokens
 from orchestration.evaluation import EvaluationResult, Judged
 from orchestration.monitor import Monitor, Sample
 from rollout.messages import EngineMetrics
@@ -54,13 +55,9 @@ class Telemetry:
         now = time.perf_counter()
         step_s = now - self._last_step
         self._last_step = now
-        generated = busy_s = 0.0
-        for name, metrics in engines.items():
-            before = self._engines.get(name)
-            generated += metrics.generated_tokens - (before.generated_tokens if before else 0)
-            busy_s += metrics.busy_s - (before.busy_s if before else 0.0)
+        self._recent.append((step_s, generated_tokens(self._engines, engines)))
+        rates = engine_rates(self._engines, engines, step_s)
         self._engines = engines
-        self._recent.append((step_s, generated))
         recent_s, recent_tokens = (sum(column) for column in zip(*self._recent, strict=True))
         learner_s = report.metrics["learner/step_s"]
         self._monitor.record(
@@ -72,7 +69,7 @@ class Telemetry:
                 **batch,
                 **report.metrics,
                 "rollout/tokens_per_s": recent_tokens / recent_s,
-                "rollout/utilisation": busy_s / step_s / max(len(engines), 1),
+                **rates,
                 "learner/tokens_per_s": report.metrics["learner/tokens"] / learner_s,
                 "learner/utilisation": learner_s / step_s,
             }

@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from rollout.draw.learned import TemperatureHead
+
 PAD, BOS, EOS = 0, 1, 2
 
 
@@ -56,6 +58,32 @@ def random_mtp_policy(folder: Path, seed: int = 0) -> Qwen2ForCausalLM:
     shape |= {"architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}  # transformers goes by model_type
     (folder / "config.json").write_text(json.dumps(shape))
     return policy
+
+
+def random_head(folder: Path, hidden_size: int, seed: int = 0) -> TemperatureHead:
+    """A temperature head that changes its mind often and differently from token to token, saved into `folder`."""
+    generator = torch.Generator().manual_seed(seed)
+    head = TemperatureHead(hidden_size).requires_grad_(False)
+    for matrix, spread in ((head.inner.weight, 0.1), (head.inner.bias, 0.1), (head.outer.weight, 0.12)):
+        matrix.normal_(0.0, spread, generator=generator)
+    head.outer.weight[0] *= 4.0
+    head.outer.bias.copy_(torch.tensor([-0.5, 2.0, 1.8]))  # shapes of the Beta stay above 1/2
+    file = folder / "temperature_head" / "head.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors_of_head(head), file)
+    return head
+
+
+def tensors_of_head(head: TemperatureHead) -> dict[str, torch.Tensor]:
+    """By the names they have in a file or a weight update."""
+    return {f"temperature_head.{name}": tensor for name, tensor in head.state_dict().items()}
+
+
+def read_head(folder: Path, hidden_size: int) -> TemperatureHead:
+    head = TemperatureHead(hidden_size).requires_grad_(False)
+    tensors = load_file(folder / "temperature_head" / "head.safetensors")
+    head.load_state_dict({name.removeprefix("temperature_head."): tensor for name, tensor in tensors.items()})
+    return head
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -24,6 +24,7 @@ HEAVY = ("ray", "vllm", "deepspeed")
 PURE = (
     "rollout.draw",
     "rollout.messages",
+    "rollout.strategies",
     "learner.messages",
     "learner.objective",
     "reward.messages",

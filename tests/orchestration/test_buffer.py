@@ -1,16 +1,17 @@
 """From verdicts to what is trained: who is left out, what shaping adds, and what is logged of both."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from orchestration.buffer import Group, Rewards, batch_metrics, train_batch, verify_requests
+from orchestration.buffer import Group, Rewards, batch_metrics, entropy_stats, train_batch, verify_requests
 from orchestration.tasks.task import Task
 from reward.config import RewardConfig
 from reward.messages import Status, Verdict
 from reward.shaping import OverlongPenalty
-from rollout.messages import FinishReason, Rollout, VersionSpan
+from rollout.messages import FinishReason, HeadActions, KeptTokens, Rollout, VersionSpan
 
 TASK = Task(id="t", prompt="p", verifier="math", reference={"answer": "1"})
 STATUSES = (Status.SCORED, Status.TIMEOUT, Status.RESOURCE, Status.MALFORMED, Status.ERROR)
@@ -86,3 +87,43 @@ def test_the_responses_to_a_task_are_asked_about_as_one_group():
         ("17/0", "17", "math"),
         ("17/1", "17", "math"),
     ]
+
+
+def test_how_each_token_was_drawn_reaches_the_learner_as_it_was_recorded():
+    """Kept tokens, the head's actions and whose draw it was are carried over."""
+    groups = group([2, 1], [1.0, 0.0])
+    groups[3].rollouts[0] = dataclasses.replace(
+        groups[3].rollouts[0],
+        policy_drawn=np.array([False, True]),
+        kept=KeptTokens(ids=np.array([1, 4], np.int32), counts=np.array([0, 2], np.int32)),
+        head=HeadActions(changes=np.array([True, False]), logprobs=np.array([-0.5, -0.1], np.float32)),
+    )
+    plain, told = train_batch(0, groups, Rewards(config=RewardConfig(), max_tokens=10)).samples[::-1]
+    assert (plain.trained, plain.kept, plain.head) == (None, None, None)
+    assert told.trained_places.tolist() == [1]
+    assert (told.kept.ids.tolist(), told.kept.counts.tolist()) == ([1, 4], [0, 2])
+    assert told.head.changes.tolist() == [True, False]
+    assert told.head.logprobs.tolist() == pytest.approx([-0.5, -0.1])
+
+
+def test_tokens_the_policy_did_not_draw_are_in_no_statistic():
+    """Temperatures and entropies are those of the policy's draws; where it drew nothing there are none."""
+    groups = group([3], [1.0])
+    drawn = dataclasses.replace(
+        groups[3].rollouts[0],
+        policy_drawn=np.array([True, False, True]),
+        temperatures=np.array([0.5, 0.0, 1.5], np.float32),
+        entropies=np.array([1.0, np.nan, 2.0], np.float32),
+        sampler_logprobs=np.array([-1.0, np.nan, -4.0], np.float32),
+        kept=KeptTokens(ids=np.array([1, 1, 2], np.int32), counts=np.array([1, 0, 2], np.int32)),
+    )
+    rewards = Rewards(config=RewardConfig(), max_tokens=10)
+    groups[3].rollouts[0] = drawn
+    metrics = batch_metrics(groups, rewards)
+    assert [metrics[f"temperature/{name}"] for name in ("mean", "min", "max")] == [1.0, 0.5, 1.5]
+    assert metrics["rollout/cut_fraction"] == pytest.approx(2 / 3)
+    stats = entropy_stats(train_batch(0, groups, rewards), None)
+    assert (stats.mean, stats.drawn) == (1.5, 2.5)
+    groups[3].rollouts[0] = dataclasses.replace(drawn, policy_drawn=np.zeros(3, bool))
+    assert entropy_stats(train_batch(0, groups, rewards), None) is None
+    assert math.isnan(batch_metrics(groups, rewards)["temperature/mean"])

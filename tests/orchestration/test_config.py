@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from orchestration.config import CONF, build_plan, load_plan, load_saved_plan
 from orchestration.errors import ConfigError
+from rollout.draw.truncation import TopW, Truncation
 
 GROUP_FILES = sorted(
     (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
@@ -16,6 +17,9 @@ NEEDS_MORE = {  # group files that mean nothing without a value of the user's
     ("task", "verilog_eval"): ["task.path=problems"],
     ("model", "huggingface"): ["model.path=model"],
     ("speculative", "draft_model"): ["speculative.model=drafter"],
+    ("algorithm", "introllm"): ["temperature=learned"],
+    ("strategy", "diff_adapt"): ["strategy.probe=probe.safetensors"],
+    ("strategy", "model_switch"): ["strategy.other_model=large", "strategy.threshold=1.0"],
     ("reward", "overlong"): ["reward.shaping.overlong.buffer_tokens=8"],
 }
 
@@ -48,6 +52,20 @@ def test_a_value_can_be_set_by_its_path_even_where_no_file_mentions_it():
     assert (plan.seed, plan.run.steps, plan.learner.weight_decay) == (7, 3, 0.1)
     assert plan.temperature.high == 1.5
     assert plan.algorithm.weights["mismatch"].cap == 3.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], Truncation()),
+        (["truncation=top_p"], Truncation(top_p=0.95)),
+        (["truncation=top_k", "truncation.min_p=0.1"], Truncation(top_k=20, min_p=0.1)),
+        (["truncation=top_w", "truncation.top_m=50"], TopW(top_m=50)),
+    ],
+)
+def test_truncation_is_a_group_of_its_own(overrides, expected):
+    """Off by default; one word switches a rule on, and its fields combine."""
+    assert load_plan(overrides).truncation == expected
 
 
 def test_a_piece_can_be_taken_out_by_one_flag():
@@ -88,6 +106,20 @@ def test_a_saved_plan_is_the_same_plan(tmp_path):
         (["rollout.max_model_len=8"], r"task.max_tokens=\d+ leaves no room for a prompt"),
         (["rollout.kv_on_update=keep"], r"rollout.kv_on_update=keep needs rollout.prefix_caching=false"),
         (["temperature._target_=rollout.draw.nowhere.Thing"], r"temperature._target_: cannot import"),
+        (["temperature=null"], r"Config group override must be a string"),
+        (["algorithm=introllm"], r"algorithm.head: HeadTraining.policy .*got Fixed: choose temperature=learned"),
+        (
+            ["algorithm=introllm", "temperature=learned", "algorithm.head.policy.tau_max=2"],
+            r"algorithm.head.policy=.* differs from temperature=.*set them under temperature alone",
+        ),
+        (["truncation=top_q"], r"there is no truncation=top_q; .*did you mean"),
+        (["truncation.top_p=1.5"], r"truncation: Truncation.top_p is a mass in \(0, 1\], got 1.5"),
+        (["truncation=top_k", "truncation.top_k=2.5"], r"truncation.top_k: .*integer.*got 2.5"),
+        (
+            ["truncation=top_w", "truncation.top_p=0.9"],
+            r"unknown key truncation.top_p; TopW has .*did you mean top_m\?",
+        ),
+        (["truncation._target_=learner.config.LearnerConfig"], r"should name Truncation or TopW .*got LearnerConfig"),
         (["task=jsonl"], r"task.path is not set"),
         (["reward.drop=[timeout]"], r"reward.drop keeps error, .*got timeout"),
         (["reward.drop=[error,scored]"], r"reward.drop .* never has scored"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -38,10 +39,11 @@ class Worker:
     def __init__(self):
         self.requests: list[GroupRequest] = []
 
-    async def generate(self, request: GroupRequest) -> list[Rollout]:
+    async def generate(self, request: GroupRequest) -> AsyncIterator[Rollout]:
         self.requests.append(request)
         greedy = request.temperature.temperature == 0
-        return [rollout(request, i, str(request.prompt_ids[0] if greedy else i)) for i in range(request.n)]
+        for i in reversed(range(request.n)):
+            yield rollout(request, i, str(request.prompt_ids[0] if greedy else i))
 
 
 def rollout(request: GroupRequest, index: int, text: str) -> Rollout:

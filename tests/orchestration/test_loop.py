@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from learner.config import LearnerConfig
 from learner.messages import Publication, StepReport, TrainBatch
 from orchestration.checkpoint_store import CheckpointStore
 from orchestration.config import EvaluationConfig, RunConfig
@@ -22,9 +23,12 @@ from reward.config import RewardConfig
 from reward.messages import Status, Verdict
 from rollout.config import RolloutConfig
 from rollout.draw.control import Scheduled
+from rollout.draw.fit import Recomputed
 from rollout.draw.temperature import Fixed
-from rollout.errors import RolloutError
-from rollout.messages import EngineMetrics, FinishReason, Rollout, VersionSpan, WeightConfirmation
+from rollout.draw.truncation import Truncation
+from rollout.errors import RolloutError, SelfCheckError
+from rollout.messages import EngineMetrics, FinishReason, Rollout, Taken, VersionSpan, WeightConfirmation
+from rollout.strategies import Plain, SecondRollout
 
 RESPONSE_TOKENS = 6
 
@@ -52,6 +56,7 @@ class FakeWorker:
 
     async def generate(self, request):
         self.served += 1
+        self.services.requests.append(request)
         if self.served == self.services.die_at.get(self.name):
             self.dead = True
         spans = []
@@ -63,8 +68,8 @@ class FakeWorker:
             spans[-1] = VersionSpan(version=spans[-1].version, start=spans[-1].start, end=token + 1)
             await asyncio.sleep(0)
         zeros = np.zeros(RESPONSE_TOKENS, np.float32)
-        return [
-            Rollout(
+        for i in reversed(range(request.n)):  # they may finish in any order
+            yield Rollout(
                 group_id=request.group_id,
                 index=i,
                 prompt_ids=request.prompt_ids,
@@ -79,8 +84,6 @@ class FakeWorker:
                 accepted_histogram=(),
                 seconds=0.0,
             )
-            for i in range(request.n)
-        ]
 
     async def update_weights(self, publication, payload):
         if self.dead:
@@ -88,11 +91,32 @@ class FakeWorker:
         self.version = publication.version
         claimed = publication.version - self.services.confirms_behind
         return WeightConfirmation(
-            worker=self.name, version=claimed, checksum=publication.checksum, probe_error=0.0, seconds=0.0
+            worker=self.name,
+            version=claimed,
+            checksum=publication.checksum,
+            policy=Taken(parameters=1, bytes=4),
+            drafter=None,
+            probe_error=0.0,
+            seconds=0.0,
+            paused_s=0.0,
         )
 
     async def metrics(self):
-        return EngineMetrics(generated_tokens=0, running=0, busy_s=0.0)
+        return EngineMetrics(
+            generated_tokens=0,
+            running=0,
+            waiting=0,
+            capacity=1,
+            busy_s=0.0,
+            steps=0,
+            kv_cache_usage=0.0,
+            prompt_tokens=0,
+            cached_prompt_tokens=0,
+            preemptions=0,
+            aborted=0,
+            drafted_by_position=(),
+            accepted_by_position=(),
+        )
 
 
 class FakeVerifier:
@@ -109,6 +133,8 @@ class FakeVerifier:
 class FakeLearner:
     """Counts versions; a checkpoint is the number."""
 
+    off = 0.0
+
     def __init__(self, version: int):
         self.version = version
         self.batches: list[TrainBatch] = []
@@ -123,6 +149,13 @@ class FakeLearner:
     async def snapshot(self):
         return Publication(version=self.version, checksum=f"c{self.version}", probe_ids=(1,), probe_entropy=0.0), b""
 
+    async def score(self, responses):
+        """Agrees with `FakeWorker`'s record, but for entropies that are `off` by so many nats."""
+        count = RESPONSE_TOKENS
+        zeros, evenly = np.zeros(count, np.float32), (np.arange(count) + 0.5) / count
+        one = Recomputed(entropies=zeros + self.off, logprobs=zeros, untempered=zeros, places=np.stack([evenly] * 2))
+        return self.version, [one] * len(responses)
+
     async def save(self, folder: Path):
         (folder / "version").write_text(str(self.version))
 
@@ -134,6 +167,7 @@ class FakeServices:
         self.learner = FakeLearner(version)
         self.verifier = FakeVerifier(status, hangs)
         self.started = 0
+        self.requests = []  # all of them, those of evaluations too
         self.stacks_dumped = False
 
     async def start_rollout_worker(self):
@@ -152,13 +186,16 @@ class Silent:
 
 
 def plan_of(**run) -> SimpleNamespace:
-    settings = {"steps": 6, "groups_per_step": 3, "group_size": 2, "max_staleness": 1, **run}
+    settings = {"steps": 6, "groups_per_step": 3, "group_size": 2, "max_staleness": 1, "self_check": False, **run}
     return SimpleNamespace(
         run=RunConfig(**settings),
         eval=EvaluationConfig(every=2, tasks=2, samples=2),
         rollout=RolloutConfig(workers=2),
         seed=0,
         temperature=Fixed(),
+        truncation=Truncation(),
+        strategy=Plain(),
+        learner=LearnerConfig(),
         task=FakeTasks(),
         reward=RewardConfig(),
     )
@@ -205,6 +242,20 @@ def test_the_temperature_follows_its_controller_through_a_resume(tmp_path):
     run(tmp_path, plan, second)
     drawn = [float(batch.samples[0].temperatures[0]) for batch in first.learner.batches + second.learner.batches]
     assert drawn == pytest.approx([1.5, 1.4, 1.3, 1.2, 1.1, 1.0], abs=1e-6)
+
+
+def test_a_strategys_second_temperature_has_a_controller_of_its_own(tmp_path):
+    """It observes every step, goes on after a resume, and reaches what is trained alone."""
+    plan = plan_of(max_staleness=0)
+    plan.strategy = SecondRollout(second=Scheduled(start=1.5, end=1.0, steps=5))
+    first, second = FakeServices(), FakeServices()
+    run(tmp_path, plan, first, stop_at=3)
+    run(tmp_path, plan, second)
+    asked = first.requests + second.requests
+    assert {one.second_temperature for one in asked if not one.trained} == {None}
+    drawn = [one.second_temperature.temperature for one in asked if one.trained]
+    assert drawn[::3] == pytest.approx([1.5, 1.4, 1.3, 1.2, 1.1, 1.0], abs=1e-6)
+    assert drawn[::3] == drawn[1::3] == drawn[2::3]
 
 
 @pytest.mark.parametrize("bound", [0, 1, 3])
@@ -273,6 +324,19 @@ def test_a_worker_that_confirms_other_weights_stops_the_run(tmp_path):
     """A silent non-update is impossible: the confirmation must name the version that was sent."""
     with pytest.raises(RolloutError, match="confirmed v-1 .* but was sent v0"):
         run(tmp_path, plan_of(), FakeServices(confirms_behind=1))
+
+
+def test_workers_are_checked_against_the_learner_before_the_first_group(tmp_path):
+    """Engines that agree start the run; one that does not stops it before any group is drawn or trained."""
+    (tmp_path / "sound").mkdir()
+    (tmp_path / "broken").mkdir()
+    assert run(tmp_path / "sound", plan_of(self_check=True), FakeServices())[0].completed
+    services = FakeServices()
+    services.learner.off = 0.5
+    with pytest.raises(SelfCheckError, match=r"rollout-[01] records entropies at T=1 that are 0.5 nats"):
+        run(tmp_path / "broken", plan_of(self_check=True), services)
+    assert services.requests
+    assert all(one.group_id.startswith("self-check") for one in services.requests)
 
 
 def test_a_stall_says_who_is_waited_for(tmp_path):

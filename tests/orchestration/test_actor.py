@@ -1,0 +1,120 @@
+"""Answers of an actor one by one: at once, each within the deadline, and ended when nobody listens any more."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from orchestration.actor import Service
+from orchestration.errors import WorkerFailure
+
+
+class Counter:
+    """Lives in the actor; writes down how each of its streams ended."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    async def count(self, name: str, pauses: tuple[float, ...]):
+        end = "cancelled"
+        try:
+            for number, pause in enumerate(pauses):
+                await asyncio.sleep(pause)
+                yield number
+            end = "finished"
+        finally:
+            (self.folder / name).write_text(end)
+
+    async def fail(self):
+        yield 0
+        raise ValueError("so it is")
+
+
+@pytest.fixture(scope="module")
+def loop():
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("streams")
+
+
+@pytest.fixture(scope="module")
+def counter(ray_cluster, loop, folder) -> Service:
+    service = loop.run_until_complete(
+        Service.start("counter", folder / "log", Counter, (folder,), cpus=0, env={}, deadline_s=60.0)
+    )
+    yield service
+    service.kill()
+
+
+async def ended(file: Path) -> str:
+    """How a stream ended, as its method wrote it down."""
+    for _ in range(200):
+        if file.exists() and (text := file.read_text()):
+            return text
+        await asyncio.sleep(0.05)
+    return "never"
+
+
+def test_answers_come_when_there_are_some(loop, counter, folder):
+    """The first of two answers does not wait for the second, and the deadline is for each, not for all."""
+
+    async def run():
+        began, seen = time.perf_counter(), []
+        async for number in counter.stream("count", "calm", (0.0, 1.5, 1.5), deadline_s=2.5):
+            seen.append((number, time.perf_counter() - began))
+        return seen, await ended(folder / "calm")
+
+    seen, end = loop.run_until_complete(run())
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert seen[1][1] - seen[0][1] > 1.0
+    assert seen[2][1] > 2.5
+    assert end == "finished"
+
+
+def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_the_deadline(loop, counter, folder):
+    """The sentence says who waited for whom and how long, and the method is cancelled."""
+
+    async def run():
+        with pytest.raises(WorkerFailure, match="the driver waited 0 s for counter to count, and gave up") as failure:
+            _ = [n async for n in counter.stream("count", "late", (0.0, 600.0), deadline_s=0.4)]
+        return failure.value, await ended(folder / "late")
+
+    failure, end = loop.run_until_complete(run())
+    assert not failure.died
+    assert end == "cancelled"
+
+
+def test_whoever_leaves_cancels_the_method(loop, counter, folder):
+    """After the first answer nobody listens: the method ends although it has more to say."""
+
+    async def run():
+        async with aclosing(counter.stream("count", "left", (0.0, 600.0), deadline_s=60.0)) as numbers:
+            assert await anext(numbers) == 0
+        return await ended(folder / "left")
+
+    assert loop.run_until_complete(run()) == "cancelled"
+
+
+def test_an_exception_comes_behind_the_answers_before_it(loop, counter):
+    """What was yielded is there; then WorkerFailure with the method's own error as its cause."""
+
+    async def run():
+        seen = []
+
+        async def look():
+            async for number in counter.stream("fail", deadline_s=60.0):
+                seen.append(number)
+
+        with pytest.raises(WorkerFailure, match="counter failed to fail: ValueError: so it is") as failure:
+            await look()
+        assert isinstance(failure.value.__cause__, ValueError)
+        return seen
+
+    assert loop.run_until_complete(run()) == [0]

@@ -1,0 +1,92 @@
+"""What the monitor is told of the engines: numbers worked out by hand from two looks at the counters."""
+
+import pytest
+
+from orchestration.engine_rates import engine_rates, generated_tokens
+from rollout.messages import EngineMetrics
+
+NEW = EngineMetrics(
+    generated_tokens=0,
+    running=0,
+    waiting=0,
+    capacity=512,
+    busy_s=0.0,
+    steps=0,
+    kv_cache_usage=0.0,
+    prompt_tokens=0,
+    cached_prompt_tokens=0,
+    preemptions=0,
+    aborted=0,
+    drafted_by_position=(),
+    accepted_by_position=(),
+)
+
+
+def engine(**values) -> EngineMetrics:
+    return EngineMetrics(**{name: values.get(name, getattr(NEW, name)) for name in EngineMetrics.__dataclass_fields__})
+
+
+BEFORE = {
+    "rollout-0": engine(generated_tokens=1000, busy_s=5.0, prompt_tokens=100, cached_prompt_tokens=10, preemptions=1),
+    "gone": engine(generated_tokens=7777, busy_s=100.0, preemptions=50),
+}
+NOW = {
+    "rollout-0": engine(
+        generated_tokens=3000,
+        running=8,
+        waiting=3,
+        busy_s=9.0,
+        kv_cache_usage=0.25,
+        prompt_tokens=300,
+        cached_prompt_tokens=150,
+        preemptions=3,
+        aborted=4,
+        drafted_by_position=(100, 80, 60),
+        accepted_by_position=(50, 20, 6),
+    ),
+    "rollout-1": engine(
+        generated_tokens=500,
+        running=1,
+        busy_s=3.0,
+        kv_cache_usage=0.75,
+        prompt_tokens=100,
+        cached_prompt_tokens=60,
+        drafted_by_position=(20,),
+        accepted_by_position=(10,),
+    ),
+}
+
+
+def test_differences_over_the_step_and_what_is_at_the_moment():
+    """A worker that is gone counts no more, one that is new counts from 0, and draft positions are summed apart."""
+    assert generated_tokens(BEFORE, NOW) == 2000 + 500
+    assert engine_rates(BEFORE, NOW, step_s=10.0) == pytest.approx(
+        {
+            "rollout/running": 9,
+            "rollout/waiting": 3,
+            "rollout/kv_cache_usage": 0.75,
+            "rollout/utilisation": (4.0 + 3.0) / 10.0 / 2,
+            "rollout/preemptions": 2,
+            "rollout/aborted": 4,
+            "rollout/prefix_hit_rate": (140 + 60) / (200 + 100),
+            "rollout/acceptance_position_1": 60 / 120,
+            "rollout/acceptance_position_2": 20 / 80,
+            "rollout/acceptance_position_3": 6 / 60,
+            "rollout/rollout-0/tokens_per_s": 200,
+            "rollout/rollout-0/running": 8,
+            "rollout/rollout-0/waiting": 3,
+            "rollout/rollout-0/kv_cache_usage": 0.25,
+            "rollout/rollout-1/tokens_per_s": 50,
+            "rollout/rollout-1/running": 1,
+            "rollout/rollout-1/waiting": 0,
+            "rollout/rollout-1/kv_cache_usage": 0.75,
+        }
+    )
+
+
+def test_a_rate_without_anything_to_divide_by_is_left_out():
+    """No prompt tokens: no hit rate; one worker: no numbers of its own; no worker: nothing."""
+    rates = engine_rates({}, {"rollout-0": NEW}, step_s=1.0)
+    assert "rollout/prefix_hit_rate" not in rates
+    assert not any(name.startswith("rollout/rollout-0/") for name in rates)
+    assert engine_rates({}, {}, step_s=1.0) == {}
