@@ -10,6 +10,8 @@ INSTALLED := $(VENV)/installed
 SMOLLM2 := $(VENV)/installed-smollm2
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 ARGS ?=
+# Two processes of tests, each test file in one of them, so that engines are shared within a file.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 export OMP_NUM_THREADS ?= 1
 
@@ -31,10 +33,10 @@ smollm2: setup $(SMOLLM2)
 	$(BIN)/temper train experiment=smollm2 $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: lint $(SMOLLM2)
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(PYTEST) -m "not gpu" $(ARGS)
 
 bench: setup
 	$(BIN)/python scripts/bench.py $(ARGS)
