@@ -10,8 +10,9 @@ INSTALLED := $(VENV)/installed
 SMOLLM2 := $(VENV)/installed-smollm2
 PYTORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 ARGS ?=
-# Two processes of tests, each test file in one of them, so that engines are shared within a file.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes of tests, a file in one of them, so that its tests share engines; in order, as whole runs come first and
+# take longest.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 export OMP_NUM_THREADS ?= 1
 
