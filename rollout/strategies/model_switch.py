@@ -18,7 +18,7 @@ import numpy as np
 
 from rollout.errors import RolloutError
 from rollout.messages import FinishReason, Rollout
-from rollout.strategies.passage import NOTHING, Passage, stitch
+from rollout.strategies.passage import NOTHING, Passage
 from rollout.strategies.samples import Draws, SampleBySample, no_plan
 from rollout.strategies.strategy import OTHER_MODEL, Circumstances, Resources, RolloutSource
 
@@ -91,16 +91,7 @@ class ModelSwitch:
                 read = rolling.read(passage.entropies)
                 finish = drawn.finish_reason if read == len(passage) else FinishReason.LENGTH
                 response = Passage.join(response, passage[:read])
-            return stitch(
-                request,
-                draws.index,
-                response,
-                draws=draws.all,
-                version=resources.version(),
-                finish_reason=finish,
-                decode=resources.decode,
-                seconds=draws.seconds,
-            )
+            return draws.response(response, finish, resources)
 
         return SampleBySample(sample, no_plan, resources.deadline_s)
 

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 
 from rollout.continuation import not_begun
 from rollout.errors import DeadlineError, RequestError
-from rollout.messages import GroupRequest, Rollout
-from rollout.strategies.strategy import RolloutSource
+from rollout.messages import FinishReason, GroupRequest, Rollout
+from rollout.strategies.passage import Passage, stitch
+from rollout.strategies.strategy import Resources, RolloutSource
 
 Plan = TypeVar("Plan")
 
@@ -51,6 +52,19 @@ class Draws:
         finally:
             self._running = None
         return self.all[-1]
+
+    def response(self, passage: Passage, finish_reason: FinishReason, resources: Resources) -> Rollout:
+        """The response made of `passage`, with what all draws for it cost."""
+        return stitch(
+            self.request,
+            self.index,
+            passage,
+            draws=self.all,
+            version=resources.version(),
+            finish_reason=finish_reason,
+            decode=resources.decode,
+            seconds=self.seconds,
+        )
 
     async def abort(self) -> None:
         """End the draw that is running, if any; whoever makes the response sees FinishReason.ABORT, or `aborted`."""

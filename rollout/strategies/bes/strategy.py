@@ -25,7 +25,7 @@ from rollout.strategies.bes.paragraphs import (
     translocate,
 )
 from rollout.strategies.bes.pool import Node, Pool
-from rollout.strategies.passage import NOTHING, Passage, stitch
+from rollout.strategies.passage import NOTHING, Passage
 from rollout.strategies.samples import Draws, SampleBySample, no_plan
 from rollout.strategies.strategy import Circumstances, Resources, RolloutSource
 
@@ -116,15 +116,8 @@ class _Search:
     def result(self) -> Rollout:
         best = self._pool.best()
         finish = FinishReason.STOP if best.row and best.row[-1].ends else FinishReason.LENGTH
-        return stitch(
-            self._draws.request,
-            self._draws.index,
-            best.passage,
-            draws=self._draws.all,
-            version=self._resources.version(),
-            finish_reason=FinishReason.ABORT if self._draws.aborted else finish,
-            decode=self._resources.decode,
-            seconds=self._draws.seconds,
+        return self._draws.response(
+            best.passage, FinishReason.ABORT if self._draws.aborted else finish, self._resources
         )
 
     def _full_marks(self) -> bool:

@@ -16,7 +16,7 @@ from rollout.errors import RolloutError
 from rollout.messages import FinishReason, GroupRequest, Rollout
 from rollout.strategies.diff_adapt.labels import Difficulty
 from rollout.strategies.diff_adapt.probe import DifficultyProbe, judge
-from rollout.strategies.passage import Passage, stitch
+from rollout.strategies.passage import Passage
 from rollout.strategies.samples import Draws, SampleBySample
 from rollout.strategies.strategy import HIDDEN, Circumstances, Resources, RolloutSource
 
@@ -128,16 +128,7 @@ class DiffAdapt:
             response, finish = Passage.join(opener, Passage.of(drawn)), drawn.finish_reason
             if finish is FinishReason.LENGTH:
                 response, finish = await rescue(draws, response)
-            return stitch(
-                request,
-                draws.index,
-                response,
-                draws=draws.all,
-                version=resources.version(),
-                finish_reason=finish,
-                decode=resources.decode,
-                seconds=draws.seconds,
-            )
+            return draws.response(response, finish, resources)
 
         return SampleBySample(sample, plan, resources.deadline_s)
 
