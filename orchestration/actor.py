@@ -9,6 +9,7 @@ on one thread of its own, one at a time, the same thread that built the service 
 import asyncio
 import contextlib
 import inspect
+import itertools
 import logging
 import os
 import signal
@@ -24,9 +25,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from orchestration import process
 from orchestration.errors import WorkerFailure
+from orchestration.outbox import Arrivals, MethodError, Outbox
 
 TAIL_LINES = 15  # of a failed actor's log, shown on the console
-_END = object()  # behind the last answer of a stream
 
 
 class ActorHost:
@@ -35,6 +36,7 @@ class ActorHost:
     def __init__(self, log_file: str) -> None:
         _log_to(Path(log_file))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="service")
+        self._outbox = Outbox()
         self._service: Any = None
 
     async def build(self, factory: Callable[..., Any], arguments: tuple) -> tuple[str, int]:
@@ -57,17 +59,16 @@ class ActorHost:
             logging.getLogger(__name__).exception("%s failed", method)
             raise
 
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
-        """`call` for a method that yields its answers; Ray hands each over at once, and cancels it from outside."""
-        try:
-            async with contextlib.aclosing(getattr(self._service, method)(*arguments)) as answers:
-                async for answer in answers:
-                    yield answer
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException:
-            logging.getLogger(__name__).exception("%s failed", method)
-            raise
+    async def stream(self, number: int, method: str, *arguments: Any) -> tuple[int, list[Any], Exception | None]:
+        """`call` for a method that yields its answers, into the outbox; see `Outbox.run`."""
+        count, rest, error = await self._outbox.run(number, getattr(self._service, method)(*arguments))
+        if error is not None:
+            logging.getLogger(__name__).error("%s failed", method, exc_info=error)
+        return count, rest, error
+
+    async def take(self) -> list[tuple[int, Any]]:
+        """What the streams have answered; see `Outbox.take`."""
+        return await self._outbox.take()
 
     async def call_split(self, method: str, *arguments: Any) -> tuple[Any, Any]:
         """`call` for a method that answers (small record, large payload): Ray returns two references."""
@@ -96,6 +97,9 @@ class Service:
         self.log_file = log_file
         self.host = ""
         self.pid = 0
+        self._numbers = itertools.count()  # of streams
+        self._arrivals: dict[int, Arrivals] = {}
+        self._taking: asyncio.Task | None = None
         self._actor: Any = None
 
     @classmethod
@@ -129,14 +133,35 @@ class Service:
         """Raises WorkerFailure when the process died, the service raised, or the deadline passed."""
         return await self._answer(self._actor.call.remote(method, *arguments), method, deadline_s)
 
-    async def stream(self, method: str, *arguments: Any, deadline_s: float) -> AsyncIterator[Any]:
-        """What the method yields, one by one; the deadline is for each. Whoever stops early cancels the method."""
-        answers = self._actor.stream.options(num_returns="streaming").remote(method, *arguments)
+    async def stream(self, method: str, *arguments: Any, deadline_s: float) -> AsyncIterator[list[Any]]:
+        """What the method yields, in lists, as it comes; the deadline is for each. Whoever stops early cancels it."""
+        number = next(self._numbers)
+        arrivals = self._arrivals[number] = Arrivals()
+        if self._taking is None:
+            self._taking = asyncio.create_task(self._take())
+        running = self._actor.stream.remote(number, method, *arguments)
+        reply = asyncio.ensure_future(_resolve(running))
+        reply.add_done_callback(arrivals.reply)
         try:
-            while (answer := await self._answer(_next(answers), method, deadline_s)) is not _END:
-                yield answer
+            while answers := await self._answer(arrivals.next(), method, deadline_s):
+                yield answers
         finally:
-            ray.cancel(answers)  # nothing to do where it has ended
+            del self._arrivals[number]
+            ray.cancel(running)  # nothing to do where it has ended
+            reply.cancel()
+
+    async def _take(self) -> None:
+        """Hand the answers of all streams to those who wait for them, for as long as there are streams."""
+        try:
+            while self._arrivals:
+                for number, answer in await self._actor.take.remote():
+                    if number in self._arrivals:  # else nobody waits any more
+                        self._arrivals[number].add([answer])
+        except RayError as error:
+            for arrivals in self._arrivals.values():
+                arrivals.fail(error)
+        finally:
+            self._taking = None
 
     async def call_split(self, method: str, *arguments: Any, deadline_s: float) -> tuple[Any, Any]:
         """(record, reference to the payload): the payload stays in the object store and can be passed on."""
@@ -153,7 +178,7 @@ class Service:
                 worker=self.name,
                 died=False,
             ) from late
-        except RayTaskError as error:
+        except (RayTaskError, MethodError) as error:
             cause = error.cause
             raise WorkerFailure(
                 f"{self.name} failed to {what}: {type(cause).__name__}: {cause}", worker=self.name, died=False
@@ -184,10 +209,3 @@ class Service:
 
 async def _resolve(answer: Awaitable[Any]) -> Any:
     return await answer
-
-
-async def _next(answers: ray.ObjectRefGenerator) -> Any:
-    try:
-        return await (await anext(answers))
-    except StopAsyncIteration:  # it may not leave a coroutine
-        return _END

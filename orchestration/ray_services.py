@@ -84,9 +84,10 @@ class RayRollout:
     async def generate(self, request: GroupRequest) -> AsyncIterator[Rollout]:
         # The engine's own deadline comes first: it knows which group was late.
         deadline_s = self._config.request_deadline_s + self._config.health_deadline_s
-        async with contextlib.aclosing(self._service.stream("generate", request, deadline_s=deadline_s)) as rollouts:
-            while (rollout := await self._watched(anext(rollouts, None))) is not None:
-                yield rollout
+        async with contextlib.aclosing(self._service.stream("generate", request, deadline_s=deadline_s)) as answers:
+            while rollouts := await self._watched(anext(answers, None)):
+                for rollout in rollouts:
+                    yield rollout
 
     async def abort(self, group_id: str) -> int:
         return await self._call("abort", group_id, deadline_s=self._config.health_deadline_s)

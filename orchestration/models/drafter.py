@@ -127,4 +127,5 @@ class WithDrafter:
 
 
 async def _all_of(worker: Any, request: GroupRequest) -> list[Rollout]:
-    return [one async for one in worker.stream("generate", request, deadline_s=SAMPLING_DEADLINE_S)]
+    answers = worker.stream("generate", request, deadline_s=SAMPLING_DEADLINE_S)
+    return [rollout async for rollouts in answers for rollout in rollouts]

@@ -86,6 +86,8 @@ class InProcessEngine:
         self._in_message = False  # a weight update takes its time, which is no reason to call the engine stuck
         self._closed = False
         self._lost: EngineLostError | None = None
+        self._answers: list[Callable[[], object]] = []  # of this turn of the thread
+        self._loop: asyncio.AbstractEventLoop  # of whoever asks
         self._waits: set[Callable[[BaseException], None]] = set()  # `fail` of every call that waits for the thread
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -140,17 +142,14 @@ class InProcessEngine:
 
     async def _ask(self, start: Callable):
         """Run `start(done, fail)` on the engine thread and wait for one of its two callbacks."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future = loop.create_future()
-
-        def settle(setter: Callable, value: object) -> None:
-            loop.call_soon_threadsafe(lambda: future.done() or setter(value))
+        self._loop = asyncio.get_running_loop()
+        future: asyncio.Future = self._loop.create_future()
 
         def done(value: object) -> None:
-            settle(future.set_result, value)
+            self._answers.append(lambda: future.done() or future.set_result(value))
 
         def fail(error: BaseException) -> None:
-            settle(future.set_exception, error)
+            self._answers.append(lambda: future.done() or future.set_exception(error))
 
         def guarded() -> None:
             try:
@@ -178,12 +177,20 @@ class InProcessEngine:
                 self._read_inbox(wait=not self._vllm.has_unfinished_requests())
                 if self._vllm.has_unfinished_requests():
                     self._step()
+                self._answer()
         except BaseException as error:
             log.exception("the engine thread stopped")
             reason = f"its thread stopped on {error!r}"
         self._lost = EngineLostError(f"{self._name} lost its engine, {reason}: start a new worker")
         for fail in list(self._waits):
             fail(self._lost)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Tell those who wait, all at once: every wake-up of the event loop takes the interpreter from this thread."""
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._loop.call_soon_threadsafe(_call_all, answers)
 
     def _read_inbox(self, wait: bool) -> None:
         if wait:
@@ -255,3 +262,8 @@ class InProcessEngine:
             done(swap.confirmed(taken, found))
         except Exception as error:
             raise failed(swap, error) from error
+
+
+def _call_all(callbacks: Sequence[Callable[[], object]]) -> None:
+    for callback in callbacks:
+        callback()

@@ -1,8 +1,10 @@
 """Answers of an actor one by one: at once, each within the deadline, and ended when nobody listens any more."""
 
 import asyncio
+import os
+import signal
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -67,8 +69,8 @@ def test_answers_come_when_there_are_some(loop, counter, folder):
 
     async def run():
         began, seen = time.perf_counter(), []
-        async for number in counter.stream("count", "calm", (0.0, 1.5, 1.5), deadline_s=2.5):
-            seen.append((number, time.perf_counter() - began))
+        async for numbers in counter.stream("count", "calm", (0.0, 1.5, 1.5), deadline_s=2.5):
+            seen += [(number, time.perf_counter() - began) for number in numbers]
         return seen, await ended(folder / "calm")
 
     seen, end = loop.run_until_complete(run())
@@ -96,7 +98,7 @@ def test_whoever_leaves_cancels_the_method(loop, counter, folder):
 
     async def run():
         async with aclosing(counter.stream("count", "left", (0.0, 600.0), deadline_s=60.0)) as numbers:
-            assert await anext(numbers) == 0
+            assert await anext(numbers) == [0]
         return await ended(folder / "left")
 
     assert loop.run_until_complete(run()) == "cancelled"
@@ -109,8 +111,8 @@ def test_an_exception_comes_behind_the_answers_before_it(loop, counter):
         seen = []
 
         async def look():
-            async for number in counter.stream("fail", deadline_s=60.0):
-                seen.append(number)
+            async for numbers in counter.stream("fail", deadline_s=60.0):
+                seen.extend(numbers)
 
         with pytest.raises(WorkerFailure, match="counter failed to fail: ValueError: so it is") as failure:
             await look()
@@ -118,3 +120,37 @@ def test_an_exception_comes_behind_the_answers_before_it(loop, counter):
         return seen
 
     assert loop.run_until_complete(run()) == [0]
+
+
+def test_streams_beside_each_other_get_their_own_answers(loop, counter):
+    """40 streams of 25 answers each, some faster than others: every answer once, in order, and nothing stays behind."""
+
+    async def numbers_of(name: int):
+        pauses = (0.0, *[0.002 * (name % 4)] * 24)
+        return [n async for numbers in counter.stream("count", str(name), pauses, deadline_s=60.0) for n in numbers]
+
+    async def run():
+        found = await asyncio.gather(*(numbers_of(name) for name in range(40)))
+        await asyncio.sleep(1.0)
+        return found
+
+    assert loop.run_until_complete(run()) == [list(range(25))] * 40
+    assert not counter._arrivals
+    assert counter._taking is None
+
+
+def test_a_dead_actor_ends_its_streams(loop, ray_cluster, folder):
+    """kill -9 of the actor while two streams wait: both end with WorkerFailure(died), not at their deadline."""
+
+    async def run():
+        doomed = await Service.start("doomed", folder / "log2", Counter, (folder,), cpus=0, env={}, deadline_s=60.0)
+
+        async def listen(name: str):
+            async for _ in doomed.stream("count", name, (0.0, 600.0), deadline_s=300.0):
+                with suppress(ProcessLookupError):  # the other one was first
+                    os.kill(doomed.pid, signal.SIGKILL)
+
+        return await asyncio.wait_for(asyncio.gather(listen("a"), listen("b"), return_exceptions=True), 60.0)
+
+    failures = loop.run_until_complete(run())
+    assert [(type(failure), failure.died) for failure in failures] == [(WorkerFailure, True)] * 2

@@ -1,8 +1,8 @@
 """Real engines for tests: a worker in a Ray actor, and what transformers says about the tokens it drew."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,14 @@ class Running:
 
     async def group(self, request: GroupRequest) -> list[Rollout]:
         """All rollouts of one group, in the order of their indices."""
-        return await whole_group(self.worker.stream("generate", request, deadline_s=DEADLINE_S))
+        return await whole_group(self.stream(request))
+
+    async def stream(self, request: GroupRequest) -> AsyncIterator[Rollout]:
+        """Its rollouts as they come out of the actor."""
+        async with aclosing(self.worker.stream("generate", request, deadline_s=DEADLINE_S)) as answers:
+            async for rollouts in answers:
+                for rollout in rollouts:
+                    yield rollout
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_responses_are_handed_on_when_they_are_finished(running):
     async def run():
         began = time.perf_counter()
         request = ask("stream", n=16, max_tokens=400)
-        stream = running.worker.stream("generate", request, deadline_s=DEADLINE_S)
+        stream = running.stream(request)
         return [(rollout.index, time.perf_counter() - began) async for rollout in stream]
 
     arrived = running.wait(run())
@@ -195,7 +195,7 @@ def test_whoever_stops_listening_frees_the_engine(running):
 
     async def run():
         request = ask("leave", n=16, max_tokens=500)
-        async with aclosing(running.worker.stream("generate", request, deadline_s=DEADLINE_S)) as rollouts:
+        async with aclosing(running.stream(request)) as rollouts:
             async for _ in rollouts:
                 break
         await settled(running)
