@@ -178,7 +178,10 @@ class _Layer:
         return query, mixed
 
     def attend(self, query: Tensor, residual: Tensor, starts: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
-        """Attention of one query a request over `lengths` int32 [requests] keys, and the MLP: the layer's output."""
+        """Attention of one query a request over `lengths` int32 [requests] keys, and the MLP: the layer's output.
+
+        Overwrites `residual`.
+        """
         heads, key_heads, width = self._shape
         window, dtype = self._impl.sliding_window, self._impl.kv_cache_dtype
         plan = torch.ops._C.get_scheduler_metadata(
@@ -191,9 +194,10 @@ class _Layer:
             *(query, *self._cache, seen, starts, lengths, self._impl.scale, True, None, window),
             *(table, 0.0, plan, None, None, 1.0, 1.0, dtype),
         )
-        residual = residual + self._o(seen.flatten(1))
-        gate, up = self._up(_norm(residual, self._out_norm)).chunk(2, -1)
-        return _norm(residual + self._down(functional.silu(gate).mul_(up)), self._final_norm)
+        gates = self._up(_norm_sum(self._o(seen.flatten(1)), residual, self._out_norm))
+        inner = torch.empty(len(gates), gates.shape[1] // 2, dtype=gates.dtype)
+        torch.ops._C.silu_and_mul(inner, gates)
+        return _norm_sum(self._down(inner), residual, self._final_norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._head(hidden)[:, : self._vocab]
@@ -203,3 +207,9 @@ def _norm(rows: Tensor, norm: tuple[Tensor, float]) -> Tensor:
     out = torch.empty_like(rows)
     torch.ops._C.rms_norm(out, rows, *norm)
     return out
+
+
+def _norm_sum(rows: Tensor, residual: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+    """residual += rows; rows = the norm of that, and returned."""
+    torch.ops._C.fused_add_rms_norm(rows, residual, *norm)
+    return rows

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rollout.draw.distribution import point_mass_, softmax_with_entropy, temper
+from rollout.draw.distribution import point_mass_, probabilities, softmax_with_entropy, temper
 from rollout.draw.temperature import Fixed, TemperaturePolicy, from_wire
 from rollout.draw.truncation import Geometry, TopW, Truncation, TruncationRows, truncate
 from rollout.draw.truncation import from_wire as truncation_from_wire
@@ -75,12 +75,12 @@ class RowRules:
         batch = self._of_batch()
         if self.prompt_states.expected:
             self.prompt_states.keep(self._runner.input_batch.req_ids, counts, self.head.hidden)
-        probabilities, entropies = softmax_with_entropy(logits)
+        at_one, entropies = softmax_with_entropy(logits)
         temperatures = _temperatures([one.rule.temperature for one in batch], entropies, counts)
         actions = None
         if any(one.taus is not None for one in batch):
             actions = self.head.act([one.taus for one in batch], counts, temperatures)
-        return self._drawn_from(logits, batch, counts, Rows(probabilities, entropies, temperatures, actions=actions))
+        return self._drawn_from(logits, batch, counts, Rows(at_one, entropies, temperatures, actions=actions))
 
     def drafting(self, requests: Sequence[int] | None = None) -> Callable[[Tensor], Tensor]:
         """The drafter's logits [requests, vocab] -> q: as the target's, but a learned temperature stays where it is.
@@ -94,7 +94,7 @@ class RowRules:
             return lambda logits: logits.softmax(-1)
         learned = [one.taus is not None for one in batch]
 
-        def probabilities(logits: Tensor) -> Tensor:
+        def drawn_from(logits: Tensor) -> Tensor:
             at_one, entropies = softmax_with_entropy(logits)
             temperatures = _temperatures([one.rule.temperature for one in batch], entropies, None)
             if any(learned):
@@ -102,7 +102,7 @@ class RowRules:
                 temperatures = torch.where(torch.tensor(learned, device=logits.device), last, temperatures)
             return self._drawn_from(logits, batch, None, Rows(at_one, entropies, temperatures)).probabilities
 
-        return probabilities
+        return drawn_from
 
     def emitted(self, rows: Rows, at: Tensor, lengths: Tensor | None = None) -> None:
         """The step emitted `lengths` [requests] tokens of each request (None: one), at the rows `at` [requests, most].
@@ -128,12 +128,11 @@ class RowRules:
         cuts = TruncationRows.of([one.rule.truncation for one in batch], counts, logits.device)
         if cuts is None and bool((rows.temperatures == 1.0).all()):
             return rows
-        tempered = truncate(temper(logits, rows.temperatures), cuts, self._geometry_for(cuts)).logits
-        return replace(
-            rows,
-            probabilities=point_mass_(tempered.softmax(-1), rows.temperatures == 0.0),
-            truncated=None if cuts is None else tempered,
-        )
+        if cuts is None:
+            return replace(rows, probabilities=probabilities(logits, rows.temperatures))
+        truncated = truncate(temper(logits, rows.temperatures), cuts, self._geometry_for(cuts)).logits
+        drawn_from = point_mass_(truncated.softmax(-1), rows.temperatures == 0.0)
+        return replace(rows, probabilities=drawn_from, truncated=truncated)
 
     def _geometry_for(self, cuts: TruncationRows | None) -> Geometry | None:
         """Of the model's input embeddings, where a row is cut by it; built once for each version of the weights."""

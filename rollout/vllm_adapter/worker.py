@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.platforms import current_platform
 
-from rollout.vllm_adapter import drafts, head
+from rollout.vllm_adapter import cpu_kernels, drafts, head
 from rollout.vllm_adapter.rows import RowRules
 from rollout.vllm_adapter.sampler import RecordingSampler
 from rollout.vllm_adapter.scheduler import with_kept
@@ -27,6 +27,8 @@ class TemperWorker(WeightReceiver, PlatformWorker):
 
     def init_device(self) -> None:
         super().init_device()
+        if current_platform.is_cpu():
+            cpu_kernels.install()
         runner = self.model_runner
         self._rules = rules = RowRules(runner)
         runner.sampler = RecordingSampler(runner.sampler, rules)
