@@ -23,26 +23,23 @@ def _both_fit(
     return _fits(x, weight, epsilon, variance_size) and x_residual.dtype == x.dtype and x_residual.is_contiguous()
 
 
+@ir.ops.rms_norm.register_impl(IMPLEMENTATION, supports_args=_fits)
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
     normed = torch.empty_like(x)
     torch.ops._C.rms_norm(normed, x, weight, epsilon)
     return normed
 
 
+@ir.ops.fused_add_rms_norm.register_impl(IMPLEMENTATION, supports_args=_both_fit, inplace=True)
 def fused_add_rms_norm(
     x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    torch.ops._C.fused_add_rms_norm(x, x_residual, weight, epsilon)  # in place
+    torch.ops._C.fused_add_rms_norm(x, x_residual, weight, epsilon)
     return x, x_residual
 
 
 def install() -> None:
     """Make vLLM take them in this process wherever they fit. Behind the worker's start, which sets its own order."""
     current_platform.import_kernels()
-    if IMPLEMENTATION not in ir.ops.rms_norm.impls:
-        ir.ops.rms_norm.register_impl(IMPLEMENTATION, supports_args=_fits)(rms_norm)
-        ir.ops.fused_add_rms_norm.register_impl(IMPLEMENTATION, supports_args=_both_fit, inplace=True)(
-            fused_add_rms_norm
-        )
     for operator in (ir.ops.rms_norm, ir.ops.fused_add_rms_norm):
         operator.set_default([IMPLEMENTATION, "native"])

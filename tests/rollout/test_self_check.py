@@ -176,3 +176,29 @@ def test_bfloat16_forgives_rounding_and_no_lost_temperature():
         check(noisy, weights=noise)
     with pytest.raises(SelfCheckError, match=r"those at T=1"):
         check(Sampler(**BROKEN["raw logprobs"][0]), dtype="bfloat16")
+
+
+class Rounding(Sampler):
+    """In the run's own setting, some tokens are recorded as of a set that is smaller by a tenth of its mass."""
+
+    tokens = 2
+
+    def generate(self, request: GroupRequest) -> list[Rollout]:
+        rollouts = super().generate(request)
+        for one in rollouts if request.temperature != HOT else ():
+            if self.tokens:
+                self.tokens -= 1
+                one.sampler_logprobs[0] += 0.1
+        return rollouts
+
+
+def test_a_token_at_the_edge_of_its_set_stops_no_run():
+    """Two such tokens are forgiven where a set is cut, and nowhere else; a third is not."""
+    cut = Truncation(top_p=0.8)
+    check(Rounding(), truncation=cut)
+    with pytest.raises(SelfCheckError, match="records logprobs"):
+        check(Rounding())
+    more = Rounding()
+    more.tokens = 3
+    with pytest.raises(SelfCheckError, match="records logprobs"):
+        check(more, truncation=cut)
