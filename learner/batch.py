@@ -9,8 +9,9 @@ Pure: any rank can work out what every rank does, so all take the same number of
 """
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,10 +27,23 @@ from rollout.draw.truncation import KeptSets
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """The samples that are trained, in the order of the batch, with their advantages (float64)."""
+    """The samples that are trained, in the order of the batch, with their advantages and marks (float64 [sample]).
+
+    `metrics`: what the objective reports of the whole batch, also of samples that are not trained.
+    """
 
     samples: tuple[TrainSample, ...]
     advantages: np.ndarray
+    marks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def part(self, indices: np.ndarray) -> "Trained":
+        """Some of the samples."""
+        return Trained(
+            samples=tuple(self.samples[index] for index in indices),
+            advantages=self.advantages[indices],
+            marks={name: values[indices] for name, values in self.marks.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +77,7 @@ class MicroBatch:
     node_rows  int64 [node] where each node is in the transformer's flattened output, None where it is that output
     picks      which rows of the head give which token
     places     int64 [pick] index of each pick in the flattened [seq, tok]
+    marks      float32 [seq] by name
     actions    the temperature head's, None where a sample has none
     """
 
@@ -77,15 +92,21 @@ class MicroBatch:
     advantage: Tensor
     lp_sampler: Tensor
     temperature: Tensor
+    marks: Mapping[str, Tensor]
     actions: Actions | None
 
 
 def outcomes_of(samples: Sequence[TrainSample]) -> Outcomes:
+    prompts: dict[bytes, int] = {}
+    heats = [np.unique(sample.temperatures[sample.trained_places]) for sample in samples]
     return Outcomes(
         rewards=torch.tensor([sample.reward for sample in samples], dtype=torch.float64),
         unshaped=torch.tensor([sample.unshaped for sample in samples], dtype=torch.float64),
         groups=torch.tensor([sample.group for sample in samples]),
         lengths=torch.tensor([len(sample.trained_places) for sample in samples]),
+        prompts=torch.tensor([prompts.setdefault(s.prompt_ids.tobytes(), len(prompts)) for s in samples]),
+        heat=torch.tensor([float(heat[0]) if len(heat) == 1 else math.nan for heat in heats], dtype=torch.float64),
+        entropies=tuple(torch.from_numpy(s.entropies[s.trained_places].astype(np.float64)) for s in samples),
     )
 
 
@@ -96,10 +117,13 @@ def trained_part(batch: TrainBatch, objective: Objective) -> Trained:
         return Trained(samples=(), advantages=np.empty(0))
     outcomes = outcomes_of(samples)
     advantages = objective.advantage(outcomes)
-    kept = objective.keep(dataclasses.replace(outcomes, advantages=advantages))
+    outcomes = dataclasses.replace(outcomes, advantages=advantages)
+    kept = objective.keep(outcomes)
     return Trained(
         samples=tuple(sample for sample, keep in zip(samples, kept.tolist(), strict=True) if keep),
         advantages=advantages[kept].numpy(),
+        marks={name: piece(outcomes)[kept].numpy() for name, piece in objective.marks.items()},
+        metrics=objective.measured(outcomes),
     )
 
 
@@ -206,6 +230,10 @@ def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: 
         advantage=torch.from_numpy(advantages).to(device)[:, None] * live,
         lp_sampler=padded([sample.sampler_logprobs for sample in samples], 0.0),
         temperature=padded([sample.temperatures for sample in samples], 1.0),
+        marks={
+            name: torch.from_numpy(values[list(share.indices)].astype(np.float32)).to(device)
+            for name, values in trained.marks.items()
+        },
         actions=None
         if any(sample.head is None for sample in samples)
         else Actions(

@@ -1,9 +1,10 @@
 """One forward pass: from a micro-batch to the statistics of its tokens, each evaluated at its recorded temperature.
 
-tokens --transformer--> hidden state per node --head, in chunks--> lp at T, entropy at T = 1 --> TokenStats
+tokens --transformer--> hidden state per node --head, in chunks--> lp at T, entropy at T = 1, reads --> TokenStats
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from learner import attention
 from learner.batch import MicroBatch, Share, Trained, micro_batch
 from learner.errors import ModelError
-from learner.head import TokenHead
+from learner.head import ReferenceHead, TokenHead
 from learner.messages import TrainSample
 from learner.objective import TokenStats
+from learner.objective.reads import Read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,16 +54,23 @@ class Policy(nn.Module):
     def micro_batch(self, trained: Trained, share: Share) -> MicroBatch:
         return micro_batch(trained, share, forest_layout=self.forest_layout, device=self.device)
 
-    def forward(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        """float32 [seq, tok] nats, 0 in pads: log-probabilities at the recorded temperature, entropies at T = 1."""
+    def forward(
+        self, micro: MicroBatch, reads: Sequence[Read] = (), reference: ReferenceHead | None = None
+    ) -> tuple[Tensor, ...]:
+        """float32 [seq, tok] nats, 0 in pads: log-probabilities at the recorded temperature, entropies at T = 1.
+
+        Then one for each read; `reference` is for those that read it.
+        """
         hidden = self.hidden_states(micro)
-        logprobs, entropies = self.head(hidden, micro.picks)
+        logprobs, entropies, *values = self.head(hidden, micro.picks, reads, reference)
         empty = torch.zeros(micro.mask.numel(), dtype=torch.float32, device=hidden.device)
-        entropies = entropies.index_select(0, micro.picks.rows)
-        return (
-            empty.index_copy(0, micro.places, logprobs).view(micro.mask.shape),
-            empty.index_copy(0, micro.places, entropies).view(micro.mask.shape),
-        )
+        picked = (logprobs, entropies.index_select(0, micro.picks.rows), *values)
+        return tuple(empty.index_copy(0, micro.places, each).view(micro.mask.shape) for each in picked)
+
+    @torch.no_grad()
+    def as_reference(self, micro: MicroBatch) -> ReferenceHead:
+        """What this model says of the tokens of a micro-batch, for reads that compare another model with it."""
+        return ReferenceHead(hidden=self.hidden_states(micro), weight=self.head.weight, bias=self.head.bias)
 
     def hidden_states(self, micro: MicroBatch) -> Tensor:
         """[node, channel]: what the head reads, one row per distinct prefix."""
@@ -120,8 +129,9 @@ def token_stats(
     lp: Tensor,
     entropy: Tensor,
     lp_old: Tensor | None,
-    needs: frozenset[str],
+    needs: frozenset[str | Read],
     lp_ref: Tensor | None = None,
+    reads: Mapping[Read, Tensor] | None = None,
 ) -> TokenStats:
     """What the objective sees; `lp_old` None means that the policy has not moved since the batch began."""
     return TokenStats(
@@ -134,6 +144,8 @@ def token_stats(
         temperature=micro.temperature,
         entropy=entropy if "entropy_grad" in needs else entropy.detach(),
         lp_ref=lp_ref,
+        reads=reads or {},
+        marks=micro.marks,
     )
 
 

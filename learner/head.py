@@ -6,13 +6,17 @@ probabilities are kept for the backward pass, otherwise they are computed again 
 
 Where the sampler cut the tail off, the log-probability is taken inside the tokens it kept (the definition is
 `rollout.draw.truncation.kept_logprob`); the entropy stays that of the whole vocabulary.
+
+`reads` (learner/objective/reads.py) are evaluated on the same chunks, for the algorithms that need more of the logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from learner.objective.reads import Block, Read
 from rollout.draw.truncation import KeptSets
 
 
@@ -34,6 +38,20 @@ class Picks:
     kept: KeptSets | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceHead:
+    """What a reference says at the same rows: its own hidden states [node, channel], weight and bias. No gradient."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @torch.no_grad()
+    def logits(self, nodes: Tensor) -> Tensor:
+        """float32 [row, vocab]."""
+        return _logits(self.hidden, self.weight, self.bias, nodes)
+
+
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     """The rows of one block, the picks that read them, and the kept tokens that are listed for them."""
@@ -52,27 +70,34 @@ class TokenHead(nn.Module):
         self.bias = head.bias
         self.chunk_rows = max(1, chunk_mib * 2**20 // (4 * head.weight.shape[0]))
 
-    def forward(self, hidden: Tensor, picks: Picks) -> tuple[Tensor, Tensor]:
-        """hidden [node, channel] -> float32 nats: tempered log-probabilities [pick], entropies at T = 1 [row]."""
-        return _TokenLogprobs.apply(hidden, self.weight, self.bias, picks, self.chunk_rows)
+    def forward(
+        self, hidden: Tensor, picks: Picks, reads: Sequence[Read] = (), reference: ReferenceHead | None = None
+    ) -> tuple[Tensor, ...]:
+        """hidden [node, channel] -> float32 nats: tempered log-probabilities [pick], entropies at T = 1 [row].
+
+        Then one [pick] for each read; `reference` is for those that read it.
+        """
+        return _TokenLogprobs.apply(hidden, self.weight, self.bias, picks, self.chunk_rows, tuple(reads), reference)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     """lp = z[y] / T - logsumexp(z / T) and H = logsumexp(z) - sum softmax(z) z, with z = hidden @ weight.T + bias.
 
     Backward: dlp/dz = (onehot(y) - softmax(z / T)) / T;  dH/dz = -p (log p + H).
-    In rows that were cut, the logsumexp and softmax of lp run over the kept tokens only.
+    In rows that were cut, the logsumexp and softmax of lp run over the kept tokens only. Reads are differentiated by
+    autograd, a chunk at a time.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, picks, chunk_rows):
+    def forward(ctx, hidden, weight, bias, picks, chunk_rows, reads, reference):
         count = len(picks.row_nodes)
         chunks = _chunks(picks, chunk_rows)
         logprobs = torch.empty(len(picks.tokens), dtype=torch.float32, device=hidden.device)
         entropies = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        values = [torch.empty_like(logprobs) for _ in reads]
         saved = None
         for chunk in chunks:
-            rows, reads = chunk.rows, chunk.reads
+            rows, chosen = chunk.rows, chunk.reads
             logits = _logits(hidden, weight, bias, picks.row_nodes[rows])
             normalized = logits - logits.logsumexp(-1, keepdim=True)
             probabilities = normalized.exp()
@@ -85,28 +110,37 @@ class _TokenLogprobs(torch.autograd.Function):
                 normalized[cut.owners, cut.ids] = cut.logprobs
                 if len(chunks) == 1:
                     cut.confine_(probabilities)
-            logprobs[reads] = normalized[picks.rows[reads] - rows.start, picks.tokens[reads]]
+            logprobs[chosen] = normalized[picks.rows[chosen] - rows.start, picks.tokens[chosen]]
             saved = probabilities if len(chunks) == 1 else None
+            if reads:
+                block = _block(logits, picks, chunk, reference if any(read.reference for read in reads) else None)
+                for value, read in zip(values, reads, strict=True):
+                    value[chosen] = read(block)
         ctx.save_for_backward(hidden, weight, bias, entropies)
         ctx.picks, ctx.chunks, ctx.probabilities = picks, chunks, saved
+        ctx.reads, ctx.reference = reads, reference
+        ctx.mark_non_differentiable(*(value for value, read in zip(values, reads, strict=True) if not read.gradient))
         ctx.set_materialize_grads(False)
-        return logprobs, entropies
+        return logprobs, entropies, *values
 
     @staticmethod
-    def backward(ctx, grad_logprobs, grad_entropies):
+    def backward(ctx, grad_logprobs, grad_entropies, *grad_values):
         hidden, weight, bias, entropies = ctx.saved_tensors
         picks = ctx.picks
+        slopes = [(read, grad) for read, grad in zip(ctx.reads, grad_values, strict=True) if grad is not None]
+        reference = ctx.reference if any(read.reference for read, _ in slopes) else None
         grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros_like(weight)
-        grad_bias = torch.zeros_like(bias) if bias is not None else None
+        trains_weight, trains_bias = ctx.needs_input_grad[1:3]  # with an adapter the head stays as it is
+        grad_weight = torch.zeros_like(weight) if trains_weight else None
+        grad_bias = torch.zeros_like(bias) if trains_bias else None
         if grad_logprobs is None:
             grad_logprobs = torch.zeros(len(picks.tokens), dtype=torch.float32, device=hidden.device)
         for chunk in ctx.chunks:
-            rows, reads = chunk.rows, chunk.reads
+            rows, chosen = chunk.rows, chunk.reads
             nodes = picks.row_nodes[rows]
             temperatures = None if picks.temperatures is None else picks.temperatures[rows, None]
             logits = None
-            if ctx.probabilities is None or grad_entropies is not None:
+            if ctx.probabilities is None or grad_entropies is not None or slopes:
                 logits = _logits(hidden, weight, bias, nodes)
             tempered = logits if temperatures is None or logits is None else logits / temperatures
             probabilities = ctx.probabilities
@@ -114,27 +148,50 @@ class _TokenLogprobs(torch.autograd.Function):
                 probabilities = tempered.softmax(-1)
                 if picks.kept is not None:
                     _Cut.of(tempered, picks.kept, chunk).confine_(probabilities)
-            local = picks.rows[reads] - rows.start
+            local = picks.rows[chosen] - rows.start
             per_row = torch.zeros(len(nodes), dtype=torch.float32, device=hidden.device)
-            per_row.index_add_(0, local, grad_logprobs[reads])
+            per_row.index_add_(0, local, grad_logprobs[chosen])
             grad = probabilities * -per_row[:, None]
-            grad.index_put_((local, picks.tokens[reads]), grad_logprobs[reads], accumulate=True)
+            grad.index_put_((local, picks.tokens[chosen]), grad_logprobs[chosen], accumulate=True)
             if temperatures is not None:
                 grad /= temperatures
             if grad_entropies is not None:
                 normalized = logits.log_softmax(-1)
                 grad -= grad_entropies[rows, None] * normalized.exp() * (normalized + entropies[rows, None])
+            if slopes:
+                with torch.enable_grad():
+                    block = _block(logits.detach().requires_grad_(), picks, chunk, reference)
+                    total = sum((read(block) * upstream[chosen]).sum() for read, upstream in slopes)
+                    grad += torch.autograd.grad(total, block.logits)[0]
             grad = grad.to(weight.dtype)
             grad_hidden.index_add_(0, nodes, grad @ weight)
-            grad_weight.addmm_(grad.T, hidden.index_select(0, nodes))
-            if grad_bias is not None:
+            if trains_weight:
+                grad_weight.addmm_(grad.T, hidden.index_select(0, nodes))
+            if trains_bias:
                 grad_bias += grad.sum(0)
         ctx.probabilities = None
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, nodes: Tensor) -> Tensor:
     return nn.functional.linear(hidden.index_select(0, nodes), weight, bias).float()
+
+
+def _block(logits: Tensor, picks: Picks, chunk: _Chunk, reference: ReferenceHead | None) -> Block:
+    rows = chunk.rows
+    allowed = None
+    if picks.kept is not None:
+        counts, ids = picks.kept.counts[rows], picks.kept.ids[chunk.listed].long()
+        allowed = (counts == 0)[:, None].repeat(1, logits.shape[-1])
+        allowed[torch.arange(len(counts), device=ids.device).repeat_interleave(counts), ids] = True
+    return Block(
+        logits=logits,
+        temperatures=None if picks.temperatures is None else picks.temperatures[rows, None],
+        allowed=allowed,
+        rows=picks.rows[chunk.reads] - rows.start,
+        tokens=picks.tokens[chunk.reads],
+        reference=None if reference is None else reference.logits(picks.row_nodes[rows]),
+    )
 
 
 def _chunks(picks: Picks, chunk_rows: int) -> list[_Chunk]:

@@ -13,18 +13,29 @@ from learner.objective.stats import Outcomes
 class GroupMean:
     """How much better a sample did than the mean of its group.
 
-    Rule    A = R - mean(R of the group), divided by std(R of the group) + epsilon where `divide_by_std`.
-    Source  GRPO, arXiv:2402.03300 (with std), K / A-code; Dr.GRPO, arXiv:2503.20783 (without), A-code.
+    Rule    A = R - mean(R of the group), divided by std(R of the group) + epsilon where `divide_by_std`. `within`
+            prompt: of the group's samples with the very same prompt, where a group holds paraphrases of one question.
+    Source  GRPO, arXiv:2402.03300 (with std), K / A-code; Dr.GRPO, arXiv:2503.20783 (without), A-code; PS-GRPO,
+            arXiv:2510.04392 (within prompt), A'-third.
     Units   of the reward, or of its standard deviation; the sample (n - 1) deviation, as in released code.
     Traps   a group of one has nothing to compare with: A = 0 (released code would hand it its raw reward).
     """
 
     divide_by_std: bool = True
     epsilon: float = 1e-6
+    within: Literal["group", "prompt"] = "group"
+
+    def __post_init__(self) -> None:
+        if self.within not in ("group", "prompt"):
+            raise ValueError(f"GroupMean.within is 'group' or 'prompt', got {self.within!r}")
 
     def __call__(self, outcomes: Outcomes) -> Tensor:
         """float64 [seq]."""
-        _, group = outcomes.groups.unique(return_inverse=True)
+        if self.within == "prompt":
+            cells = torch.stack((outcomes.groups, outcomes.prompts), 1)
+            _, group = cells.unique(dim=0, return_inverse=True)
+        else:
+            _, group = outcomes.groups.unique(return_inverse=True)
         zeros = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
         size = zeros.index_add(0, group, torch.ones_like(outcomes.rewards))
         centred = outcomes.rewards - (zeros.index_add(0, group, outcomes.rewards) / size)[group]

@@ -25,10 +25,26 @@ class Controller(Protocol):
 def turned(piece: Any, path: str, value: Any) -> Any:
     """A copy of a dataclass, or mapping of them, with the knob at `path` set. Raises ValueError if there is none."""
     name, _, rest = path.partition(".")
-    fields = (
-        piece if isinstance(piece, Mapping) else {f.name: getattr(piece, f.name) for f in dataclasses.fields(piece)}
-    )
-    if name not in fields:
-        raise ValueError(f"there is no knob {name!r} in {type(piece).__name__}; it has {', '.join(fields)}")
-    inner = turned(fields[name], rest, value) if rest else value
+    inner = turned(_part(piece, name), rest, value) if rest else value
     return {**piece, name: inner} if isinstance(piece, Mapping) else dataclasses.replace(piece, **{name: inner})
+
+
+def check_knob(piece: Any, path: str) -> None:
+    """Raises ValueError if there is no knob at `path`."""
+    for name in path.split("."):
+        try:
+            piece = _part(piece, name)
+        except ValueError as error:
+            raise ValueError(
+                f"a controller turns {path}, but {error}: add the piece or leave out the controller"
+            ) from None
+
+
+def _part(piece: Any, name: str) -> Any:
+    fields = piece
+    if not isinstance(piece, Mapping):
+        names = [field.name for field in dataclasses.fields(piece)] if dataclasses.is_dataclass(piece) else []
+        fields = {field: getattr(piece, field) for field in names}
+    if name not in fields:
+        raise ValueError(f"there is no knob {name!r} in {type(piece).__name__}; it has {', '.join(fields) or 'none'}")
+    return fields[name]

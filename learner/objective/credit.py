@@ -6,7 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from learner.objective.reads import LogProbAt, Read
 from learner.objective.stats import TokenStats
+from learner.objective.weights import MAX_LOG_RATIO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,99 @@ class ProgressCredit:
         psi = gate * stats.advantage[mask].sign() * _normalised(progress, cell, 1e-6)
         change = self.strength * _normalised(psi, group, 1e-6)
         return stats.advantage.masked_scatter(mask, stats.advantage[mask] + change.to(stats.advantage.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureRatio:
+    """Right answers get credit for tokens that another temperature would have drawn more often.
+
+    Rule    f = exp(lp at `temperature` - lp at 1); a = strength / fraction of right samples, then a / (1 + a);
+            A_t = (1 - a) A + a * right * f
+    Source  DCPO, in the code of AEPO, grade A-code (597358816/AEPO, ray_trainer.py); arXiv:2510.08141. A hotter
+            temperature gives rare tokens credit and so raises the entropy, a cooler one lowers it.
+    Units   strength: min(|target - H|, 0.1) nats, set with `temperature` by entropy_target.TemperatureContrast; 0 is
+            GRPO. Marks: `right` and `right_fraction` (marks.py), of the whole batch.
+    Traps   right answers of a group in which all are right are trained as well. a is worked out as strength /
+            (strength + fraction), which is the same and needs no case for a batch without a right answer.
+    """
+
+    reads_marks: ClassVar[frozenset[str]] = frozenset({"right", "right_fraction"})
+    temperature: float = 1.2
+    strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0.0 and self.strength >= 0.0):
+            raise ValueError(
+                f"TemperatureRatio needs temperature > 0 and strength >= 0, got {self.temperature} and {self.strength}"
+            )
+
+    @property
+    def needs(self) -> frozenset[Read]:
+        if self.strength == 0.0:
+            return frozenset()
+        return frozenset({LogProbAt(temperature=self.temperature), LogProbAt(temperature=1.0)})
+
+    def __call__(self, stats: TokenStats) -> Tensor:
+        """[seq, tok]."""
+        if self.strength == 0.0:
+            return stats.advantage
+        hot, plain = (stats.reads[LogProbAt(temperature=t)] for t in (self.temperature, 1.0))
+        ratio = (hot - plain).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        share = (self.strength / (self.strength + stats.marks["right_fraction"]))[:, None]
+        credit = (1.0 - share) * stats.advantage + share * stats.marks["right"][:, None] * ratio
+        return torch.where(stats.mask, credit, stats.advantage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfidence:
+    """Sure steps count more, unsure ones less, and a step that leads to a sure one gets a bonus.
+
+    Rule    H_s = mean entropy of step s, h = (H_s - min) / (max - min + 1e-8) over all steps; g = exp(-k h) over its
+            mean over steps; f = exp(-k_f h); A_t = A g_s + zeta f_(s + 1), the last step of a response has no bonus;
+            then minus the mean over all tokens (`centre`)
+    Source  EMPG, arXiv:2509.09265, grade A-paper for g, f and h (the authors' page); bonus and centring are from memory
+            of eqs. 8 and 9; k = k_f = 1, zeta 0.1.
+    Units   a step is a run of trained tokens, ended by tokens that the policy did not draw: one turn of an agent. H is
+            of the policy as it is now, in nats at T = 1.
+    Traps   minimum, maximum and means are the micro-batch's. Where every response is one turn there is no bonus, and a
+            whole response counts more or less. `centre` pulls at groups that agree as well.
+    """
+
+    k: float = 1.0
+    k_f: float = 1.0
+    zeta: float = 0.1
+    centre: bool = True
+
+    def __call__(self, stats: TokenStats) -> Tensor:
+        """[seq, tok]."""
+        mask = stats.mask
+        if not mask.any():
+            return stats.advantage
+        step, row = steps_of(mask)
+        confidence = confidence_of(stats.entropy.detach()[mask].double(), step)
+        weight = (-self.k * confidence).exp()
+        weight = weight / weight.mean()
+        bonus = torch.zeros_like(weight)
+        bonus[:-1] = (-self.k_f * confidence[1:]).exp() * (row[1:] == row[:-1])
+        credit = stats.advantage[mask] * weight[step] + self.zeta * bonus[step]
+        if self.centre:
+            credit = credit - credit.mean()
+        return stats.advantage.masked_scatter(mask, credit.to(stats.advantage.dtype))
+
+
+def steps_of(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 [trained token] the number of its step, and int64 [step] the row of each; numbers rise along the rows."""
+    begins = mask.clone()
+    begins[:, 1:] &= ~mask[:, :-1]
+    step = (begins.flatten().cumsum(0) - 1).view(mask.shape)[mask]
+    return step, begins.nonzero()[:, 0]
+
+
+def confidence_of(entropy: Tensor, step: Tensor) -> Tensor:
+    """float64 [step] in [0, 1]: 0 for the surest step and 1 for the least sure; entropy, step [trained token]."""
+    zeros = entropy.new_zeros(int(step.max()) + 1)
+    mean = zeros.index_add(0, step, entropy) / zeros.index_add(0, step, torch.ones_like(entropy))
+    return (mean - mean.min()) / (mean.max() - mean.min() + 1e-8)
 
 
 def _normalised(values: Tensor, cell: Tensor, epsilon: float) -> Tensor:

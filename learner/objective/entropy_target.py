@@ -1,4 +1,4 @@
-"""Controllers that hold the policy's entropy: they look at `entropy/mean` and turn one knob of the objective."""
+"""Controllers that hold the policy's entropy: they look at what a step measured and turn knobs of the objective."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +70,66 @@ class EntropyIntegrator:
             "integral": state["integral"] + self.integral * state["error"],
             "error": metrics["entropy/mean"] - self.target,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureContrast:
+    """Below the target entropy contrast with a hotter temperature, above it with a cooler one, more the further away.
+
+    Rule    H <= target: temperature = high, else low; strength = min(|target - H|, cap); strength 0 before anything is
+            measured. H is the last step's mean.
+    Source  DCPO, in the code of AEPO, grade A-code (597358816/AEPO, ray_trainer.py); arXiv:2510.08141: target 0.5,
+            temperatures 1.2 and 0.8, cap 0.1.
+    Units   target, cap: nats at T = 1.  high, low: temperatures.
+    """
+
+    target: float = 0.5
+    high: float = 1.2
+    low: float = 0.8
+    cap: float = 0.1
+    knob: str = "credit.contrast"
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.low < self.high and self.cap >= 0.0):
+            raise ValueError(
+                f"TemperatureContrast needs 0 < low < high and cap >= 0, got {self.low}, {self.high} and {self.cap}"
+            )
+
+    def start(self) -> State:
+        return {}
+
+    def knobs(self, state: State) -> Mapping[str, Any]:
+        entropy = state.get("entropy", self.target)
+        return {
+            f"{self.knob}.temperature": self.high if entropy <= self.target else self.low,
+            f"{self.knob}.strength": min(abs(self.target - entropy), self.cap),
+        }
+
+    def update(self, state: State, metrics: Mapping[str, float]) -> State:
+        return {"entropy": metrics["entropy/mean"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstMeasurement:
+    """A knob that keeps the first positive value of a metric for the rest of the run; until then it is None.
+
+    Source  SIREN's self-anchor, arXiv:2509.25133, grade A-code (Linn3a/siren, ray_trainer.py).
+    Traps   the metric is a mean over the minibatches of the first batch, during which the policy may move already.
+    """
+
+    metric: str = "entropy/peaks"
+    knob: str = "regularisers.peaks.anchor"
+
+    def start(self) -> State:
+        return {}
+
+    def knobs(self, state: State) -> Mapping[str, Any]:
+        return {self.knob: state.get("value")}
+
+    def update(self, state: State, metrics: Mapping[str, float]) -> State:
+        if state or not metrics.get(self.metric, 0.0) > 0.0:
+            return state
+        return {"value": metrics[self.metric]}
 
 
 @dataclass(frozen=True, kw_only=True)

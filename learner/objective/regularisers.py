@@ -1,12 +1,14 @@
 """Regularisers: per-token terms added to the policy loss, each with its own coefficient."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from learner.measures import Measures, mean_of
+from learner.objective.aggregate import SequenceMean
+from learner.objective.reads import Read, TopPEntropy
 from learner.objective.scores import covariance
 from learner.objective.stats import TokenStats
 from learner.objective.weights import MAX_LOG_RATIO
@@ -87,6 +89,48 @@ class CovarianceEntropy:
         weight = score.flatten().softmax(0).view(score.shape).nan_to_num(0.0).clamp_max(self.cap / tokens)
         weight = weight * tokens if self.literal else weight / weight.sum().clamp_min(SMALLEST_WEIGHT)
         return -self.coefficient * tokens * weight * stats.entropy, {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeakEntropyAnchor:
+    """Hold the entropy at the response's most uncertain tokens where it was when the run began.
+
+    Rule    peaks: the tokens of a response whose top-p entropy (reads.TopPEntropy) exceeds its `quantile` over them;
+            h = mean over responses of the mean over their peaks; X = coefficient * (h - anchor)^2 of the micro-batch,
+            which counts by its responses; 0 while `anchor` is None
+    Source  SIREN, arXiv:2509.25133, grade A-code (Linn3a/siren, dp_actor.py): p 0.8, quantile 0.8, coefficient 0.005.
+    Units   nats at T = 1.  anchor: set by entropy_target.FirstMeasurement.
+    Traps   a response without a peak, as one of a single token or of equal entropies, is in no mean (ours).
+            The quantile interpolates linearly; "exceeds" is strict.
+    """
+
+    coefficient: float = 0.005
+    quantile: float = 0.8
+    entropy: TopPEntropy = field(default_factory=TopPEntropy)
+    anchor: float | None = None
+    aggregate: Any = field(default_factory=SequenceMean)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.quantile < 1.0:
+            raise ValueError(f"PeakEntropyAnchor.quantile is a fraction of tokens in [0, 1), got {self.quantile}")
+
+    @property
+    def needs(self) -> frozenset[Read]:
+        return frozenset({self.entropy})
+
+    def __call__(self, stats: TokenStats) -> tuple[Tensor, Measures]:
+        """[seq, tok]: the micro-batch's X at every token."""
+        entropy = stats.reads[self.entropy]
+        threshold = entropy.detach().masked_fill(~stats.mask, torch.nan).nanquantile(self.quantile, dim=1, keepdim=True)
+        peaks = stats.mask & (entropy.detach() > threshold)
+        has_peak = peaks.any(1)
+        mean = (entropy * peaks).sum(1) / peaks.sum(1).clamp_min(1)  # [seq]
+        measures = {"entropy/peaks": mean_of(mean, has_peak)}
+        if self.anchor is None:
+            return torch.zeros_like(stats.lp), measures
+        h = mean.sum() / has_peak.sum().clamp_min(1)
+        term = self.coefficient * (h - self.anchor).square() * has_peak.any()
+        return term.expand(stats.mask.shape), measures
 
 
 @dataclass(frozen=True, kw_only=True)

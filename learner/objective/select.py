@@ -1,11 +1,12 @@
 """Selectors: which response tokens carry the policy gradient. Several selectors of one objective must all agree."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from learner.objective.reads import Read, SurplusGap
 from learner.objective.scores import covariance, masked_mean, surplus
 from learner.objective.stats import TokenStats
 
@@ -103,6 +104,42 @@ class NegativeOutliers:
         if deviation < FLAT:
             return stats.mask
         return stats.mask & ~((stats.advantage < 0) & (centred < -self.deviations * deviation))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesBelowPolicy:
+    """Leave out the few punished tokens that lie furthest below what the policy itself expects of a token.
+
+    Rule    D = N - S (reads.SurplusGap); candidates: A < 0 and D > deviations * std(D), the population deviation about
+            the mean of D; drop them, or the max(1, floor(fraction * tokens)) largest D where there are more
+    Source  Clip_V, arXiv:2602.03392, grade A-code (Trinity-RFT, clipv_advantage.py); deviations (mu) 8.5, fraction
+            1e-4.
+    Traps   deviation and cap are the micro-batch's (released: the batch's), so many small micro-batches drop more: each
+            may drop one token. D is compared as it is, not after subtracting its mean. Dropped tokens stay in the
+            denominator; the release takes them out of it, and those with A = 0, which pull at nothing, too.
+    """
+
+    needs: ClassVar[frozenset[Read]] = frozenset({SurplusGap()})
+    deviations: float = 8.5
+    fraction: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not self.deviations > 0.0:
+            raise ValueError(f"NegativesBelowPolicy.deviations is positive, got {self.deviations}")
+        if not 0.0 < self.fraction <= 1.0:
+            raise ValueError(f"NegativesBelowPolicy.fraction is of the tokens, in (0, 1], got {self.fraction}")
+
+    def __call__(self, stats: TokenStats) -> Tensor:
+        """bool [seq, tok]."""
+        gap = stats.reads[SurplusGap()].double()
+        deviation = masked_mean((gap - masked_mean(gap, stats.mask)).square(), stats.mask).sqrt()
+        if deviation < FLAT:
+            return stats.mask
+        candidates = stats.mask & (stats.advantage < 0) & (gap > self.deviations * deviation)
+        most = max(1, int(self.fraction * int(stats.mask.sum())))
+        ranked = gap.masked_fill(~candidates, -torch.inf).flatten()
+        largest = ranked.topk(min(most, int(candidates.sum()))).indices
+        return stats.mask.flatten().index_fill(0, largest, False).view(stats.mask.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

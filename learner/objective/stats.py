@@ -1,12 +1,16 @@
 """What the objective sees: outcomes of whole samples before the forward pass, statistics of their tokens after it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from learner.objective.reads import Read
 
 # What a piece may declare in `needs` beyond the fields of TokenStats that always exist.
 #   entropy_grad  entropies carry a gradient
 #   lp_ref        a second model, the one the run started from, evaluates every token as well
+# and any Read (reads.py), which then stands in TokenStats.reads.
 AVAILABLE = frozenset({"entropy_grad", "lp_ref"})
 
 
@@ -19,6 +23,9 @@ class Outcomes:
     groups      int64   [seq] samples of one prompt share it
     lengths     int64   [seq] trained response tokens
     advantages  float64 [seq] None before they are estimated; filters see them
+    prompts     int64   [seq] samples with the same prompt tokens share it; a group may have several
+    heat        float64 [seq] the temperature at which all trained tokens were drawn, NaN where they differ
+    entropies   one float64 [tok] per sample: nats at T = 1 at its trained tokens, as recorded when they were drawn
     """
 
     rewards: Tensor
@@ -26,6 +33,9 @@ class Outcomes:
     groups: Tensor
     lengths: Tensor
     advantages: Tensor | None = None
+    prompts: Tensor | None = None
+    heat: Tensor | None = None
+    entropies: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +51,8 @@ class TokenStats:
     temperature  float32 [seq, tok] as recorded when the token was drawn
     entropy      float32 [seq, tok] nats at T = 1 under the current policy; detached unless a piece needs "entropy_grad"
     lp_ref       float32 [seq, tok] nats under the reference, at `temperature`; None unless a piece needs "lp_ref"
+    reads        float32 [seq, tok] by Read, 0 in pads: those that the pieces need
+    marks        float32 [seq] by name: what the objective's `marks` made of whole groups
     """
 
     mask: Tensor
@@ -52,6 +64,8 @@ class TokenStats:
     temperature: Tensor
     entropy: Tensor
     lp_ref: Tensor | None = None
+    reads: Mapping[Read, Tensor] = field(default_factory=dict)
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,11 @@ NAMES = sorted(path.stem for path in (CONF / "algorithm").glob("*.yaml"))
 
 
 def objective_of(name: str) -> Objective:
-    run = OmegaConf.create(
-        {
-            "temperature": OmegaConf.load(CONF / "temperature" / "learned.yaml"),
-            "algorithm": OmegaConf.load(CONF / "algorithm" / f"{name}.yaml"),
-        }
-    )
+    """With the temperature and the strategy that it asks for, which it may refer to."""
+    temperature = "learned" if name == "introllm" else "fixed"
+    strategy = "second_rollout" if name == "aepo" else "none"
+    files = {"temperature": temperature, "strategy": strategy, "algorithm": name}
+    run = OmegaConf.create({group: OmegaConf.load(CONF / group / f"{file}.yaml") for group, file in files.items()})
     return instantiate(run.algorithm, _convert_="all")
 
 

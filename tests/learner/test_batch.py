@@ -86,6 +86,33 @@ def test_counts_by_hand(make_sample):
     assert dataclasses.astuple(counts_of(samples)) == (7, 3, 2)
 
 
+def test_what_outcomes_say_of_prompts_temperatures_and_entropies(make_sample):
+    """Equal prompts share a number, whatever their group; one temperature or NaN; entropies of trained tokens alone."""
+    rng = np.random.default_rng(0)
+    samples = [
+        make_sample(rng, 0, [1, 2], [3, 4, 5], 1.0, temperature=0.5),
+        make_sample(rng, 0, [2, 1], [3, 4, 5], 1.0, temperature=np.array([1.0, 1.0, 2.0])),
+        make_sample(rng, 9, [1, 2], [3, 4], 1.0, temperature=1.25),
+    ]
+    samples[1] = dataclasses.replace(samples[1], trained=np.array([True, True, False]))
+    outcomes = outcomes_of(samples)
+    assert outcomes.prompts.tolist() == [0, 1, 0]
+    assert outcomes.heat.tolist() == [0.5, 1.0, 1.25]
+    assert [len(one) for one in outcomes.entropies] == [3, 2, 2]
+    assert outcomes.entropies[1].tolist() == samples[1].entropies[:2].tolist()
+    mixed = dataclasses.replace(samples[1], trained=None)
+    assert outcomes_of([mixed]).heat.isnan().all()
+
+
+def test_a_part_keeps_what_belongs_to_its_samples(make_batch):
+    objective = dataclasses.replace(OBJECTIVE, marks={"reward": lambda outcomes: outcomes.rewards}, filters={})
+    trained = trained_part(make_batch(groups=3), objective)
+    part = trained.part(np.array([7, 2]))
+    assert part.samples == (trained.samples[7], trained.samples[2])
+    assert part.advantages.tolist() == trained.advantages[[7, 2]].tolist()
+    assert part.marks["reward"].tolist() == [trained.samples[7].reward, trained.samples[2].reward]
+
+
 def test_a_batch_without_samples_trains_nothing():
     assert trained_part(TrainBatch(step=0, samples=()), OBJECTIVE).samples == ()
 

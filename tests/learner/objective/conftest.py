@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import pytest
 import torch
 
@@ -13,7 +15,8 @@ def _token_stats(mask, **given) -> TokenStats:
         "group": torch.zeros(len(mask), dtype=torch.int64),
     }
     for name, value in given.items():
-        members[name] = torch.as_tensor(value, dtype=torch.float64) if not torch.is_tensor(value) else value
+        plain = not (torch.is_tensor(value) or isinstance(value, Mapping))
+        members[name] = torch.as_tensor(value, dtype=torch.float64) if plain else value
     return TokenStats(mask=mask, **members)
 
 

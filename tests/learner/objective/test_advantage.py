@@ -25,6 +25,25 @@ def test_a_group_by_hand():
     assert GroupMean(divide_by_std=False)(given).tolist() == pytest.approx([0.4, -0.6, -0.6, 0.4, 0.4])
 
 
+def test_paraphrases_are_compared_with_their_own_kind():
+    """PS-GRPO: within a prompt of a group; the same prompt in another group is another; alone there is nothing."""
+    given = dataclasses.replace(
+        outcomes([1.0, 0.2, 0.5, 0.0, 0.9, 0.3, 1.0], [2, 2, 2, 2, 2, 5, 5]),
+        prompts=torch.tensor([0, 1, 0, 1, 3, 0, 0]),
+    )
+    found = GroupMean(within="prompt")(given).tolist()
+    for pair in ((0, 2), (1, 3), (5, 6)):
+        values = [given.rewards[i].item() for i in pair]
+        mean, deviation = sum(values) / 2, abs(values[0] - values[1]) / 2**0.5
+        expected = [(value - mean) / (deviation + 1e-6) for value in values]
+        assert [found[i] for i in pair] == pytest.approx(expected)
+    assert found[4] == 0.0
+    one_prompt = dataclasses.replace(given, prompts=given.groups)
+    assert torch.equal(GroupMean(within="prompt")(one_prompt), GroupMean()(given))
+    with pytest.raises(ValueError, match=r"GroupMean.within is 'group' or 'prompt', got 'batch'"):
+        GroupMean(within="batch")
+
+
 def test_interleaved_groups_do_not_mix():
     """Which samples are neighbours does not matter, only their group does."""
     mixed = GroupMean()(outcomes([1, 5, 0, 9], [3, 8, 3, 8]))

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import statistics
 
@@ -7,7 +8,8 @@ import torch
 from learner.objective import Counts, Objective
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import TokenMean
-from learner.objective.credit import ProgressCredit
+from learner.objective.credit import ProgressCredit, StepConfidence, TemperatureRatio
+from learner.objective.reads import LogProbAt
 from learner.objective.surrogate import Clipped
 
 
@@ -75,3 +77,110 @@ def test_credit_reaches_the_surrogate_and_carries_no_gradient(token_stats):
     loss, _ = objective(stats, Counts(tokens=1, sequences=5, groups=2))
     (gradient,) = torch.autograd.grad(loss, stats.lp)
     torch.testing.assert_close(gradient[stats.mask], -ProgressCredit()(stats)[stats.mask])
+
+
+def slow_steps(stats) -> list[list[tuple[int, int]]]:
+    """Runs of trained tokens, as places, in order."""
+    steps = []
+    for i, row in enumerate(stats.mask.tolist()):
+        before = False
+        for t, trained in enumerate(row):
+            if trained and not before:
+                steps.append([])
+            if trained:
+                steps[-1].append((i, t))
+            before = trained
+    return steps
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_step_confidence_against_a_loop(centre, token_stats):
+    """EMPG: g over all steps of the batch with mean exactly 1, the bonus of the next step of the same response."""
+    stats = stats_of(token_stats)
+    found = StepConfidence(k=1.5, k_f=0.7, zeta=0.3, centre=centre)(stats)
+    steps = slow_steps(stats)
+    assert len(steps) > 8
+    means = [statistics.fmean(stats.entropy[at].item() for at in step) for step in steps]
+    h = [(mean - min(means)) / (max(means) - min(means) + 1e-8) for mean in means]
+    g = [math.exp(-1.5 * one) for one in h]
+    g = [one / statistics.fmean(g) for one in g]
+    assert statistics.fmean(g) == pytest.approx(1.0)
+    expected = {}
+    for s, step in enumerate(steps):
+        last = s + 1 == len(steps) or steps[s + 1][0][0] != step[0][0]
+        for at in step:
+            expected[at] = stats.advantage[at].item() * g[s] + (0.0 if last else 0.3 * math.exp(-0.7 * h[s + 1]))
+    shift = statistics.fmean(expected.values()) if centre else 0.0
+    for at, value in expected.items():
+        assert found[at].item() == pytest.approx(value - shift)
+    assert torch.equal(found[~stats.mask], stats.advantage[~stats.mask])
+
+
+def test_step_weights_have_mean_one(token_stats):
+    """With A = 1, no bonus and one token a step, the mean over tokens is the mean of g: 1."""
+    stats = stats_of(token_stats)
+    alone = torch.tensor([True, False] * 6).expand(5, 12)
+    stats = dataclasses.replace(stats, mask=alone, advantage=torch.ones(5, 12, dtype=torch.float64))
+    found = StepConfidence(zeta=0.0, centre=False)(stats)
+    assert found[alone].mean().item() == pytest.approx(1.0)
+    assert found[alone].std() > 0.1
+
+
+def test_step_confidence_switched_off_is_the_advantage(token_stats):
+    """To the bit; and where no group has an advantage and each response is one step, nothing pulls."""
+    stats = stats_of(token_stats)
+    assert torch.equal(StepConfidence(k=0.0, zeta=0.0, centre=False)(stats), stats.advantage)
+    whole = token_stats([[1, 1, 0], [1, 0, 0], [1, 1, 1]], entropy=torch.rand(3, 3).double())
+    assert (StepConfidence()(whole) == 0.0).all()
+
+
+def test_step_confidence_of_single_tokens_and_of_nothing(token_stats):
+    """One response of one token: g = 1 and centring takes its advantage away; an empty micro-batch is no error."""
+    single = token_stats([[1]], advantage=[[2.0]], entropy=[[0.4]])
+    assert StepConfidence(centre=False)(single).item() == 2.0
+    assert StepConfidence()(single).item() == 0.0
+    assert StepConfidence()(token_stats([[0, 0]])).tolist() == [[0.0, 0.0]]
+
+
+def contrasted(token_stats, right_fraction=0.4):
+    stats = stats_of(token_stats)
+    generator = torch.Generator().manual_seed(8)
+    reads = {
+        LogProbAt(temperature=t): -torch.randn(5, 12, generator=generator, dtype=torch.float64).abs() for t in (0.8, 1)
+    }
+    marks = {
+        "right": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64),
+        "right_fraction": torch.full((5,), right_fraction, dtype=torch.float64),
+    }
+    return dataclasses.replace(stats, reads=reads, marks=marks)
+
+
+def test_the_temperature_ratio_against_a_loop(token_stats):
+    """DCPO: a = s / fraction, a / (1 + a), mixed with the ratio of the two temperatures where the answer is right."""
+    stats = contrasted(token_stats)
+    piece = TemperatureRatio(temperature=0.8, strength=0.07)
+    assert piece.needs == stats.reads.keys()
+    found = piece(stats)
+    a = 0.07 / 0.4
+    a = a / (1 + a)
+    for at in [tuple(at) for at in stats.mask.nonzero().tolist()]:
+        ratio = math.exp(stats.reads[LogProbAt(temperature=0.8)][at] - stats.reads[LogProbAt(temperature=1.0)][at])
+        expected = (1 - a) * stats.advantage[at].item() + a * stats.marks["right"][at[0]].item() * ratio
+        assert found[at].item() == pytest.approx(expected)
+    assert torch.equal(found[~stats.mask], stats.advantage[~stats.mask])
+
+
+def test_the_temperature_ratio_at_rest(token_stats):
+    """Strength 0 is the advantage to the bit and reads nothing; without a right answer nothing is added."""
+    stats = contrasted(token_stats, right_fraction=0.0)
+    assert TemperatureRatio().needs == frozenset()
+    assert TemperatureRatio()(stats) is stats.advantage
+    nobody = dataclasses.replace(stats, marks=stats.marks | {"right": torch.zeros(5, dtype=torch.float64)})
+    assert (TemperatureRatio(temperature=0.8, strength=0.1)(nobody)[stats.mask] == 0.0).all()
+    TemperatureRatio(temperature=0.8, strength=0.1)(dataclasses.replace(stats, mask=torch.zeros_like(stats.mask)))
+
+
+def test_an_impossible_ratio_is_refused():
+    for wrong in ({"temperature": 0.0}, {"strength": -0.1}):
+        with pytest.raises(ValueError, match="TemperatureRatio"):
+            TemperatureRatio(**wrong)

@@ -3,7 +3,13 @@ import pytest
 from learner.objective import Objective
 from learner.objective.advantage import GroupMean, Signed
 from learner.objective.aggregate import TokenMean
-from learner.objective.entropy_target import EntropyBand, EntropyIntegrator, LinearKnobs
+from learner.objective.entropy_target import (
+    EntropyBand,
+    EntropyIntegrator,
+    FirstMeasurement,
+    LinearKnobs,
+    TemperatureContrast,
+)
 from learner.objective.select import EntropyQuantile
 from learner.objective.surrogate import Clipped
 from learner.objective.weights import SignLean
@@ -33,6 +39,25 @@ def test_the_integrator_against_a_loop():
         expected.append(total + entropy - 0.5)
         total += 0.01 * (entropy - 0.5)
     assert [step["weights.lean.lean"] for step in seen] == pytest.approx(expected)
+
+
+def test_the_first_measurement_stays():
+    """Steps without the metric, or in which nothing was measured (0), are waited through; afterwards nothing moves."""
+    controller = FirstMeasurement(metric="m", knob="a.b")
+    state, seen = controller.start(), []
+    for metrics in ({}, {"m": 0.0}, {"m": 0.7}, {"m": 0.1}):
+        state = controller.update(state, metrics)
+        seen.append(controller.knobs(state))
+    assert seen == [{"a.b": None}, {"a.b": None}, {"a.b": 0.7}, {"a.b": 0.7}]
+
+
+def test_the_contrast_by_hand():
+    """No strength before anything is measured; hot at and below .5, cool above; never stronger than .1."""
+    seen = run(TemperatureContrast(), [0.5, 0.45, 0.9])
+    expected = [(1.2, 0.0), (1.2, 0.0), (1.2, 0.05), (0.8, 0.1)]
+    for knobs, (temperature, strength) in zip(seen, expected, strict=True):
+        assert knobs["credit.contrast.temperature"] == temperature
+        assert knobs["credit.contrast.strength"] == pytest.approx(strength)
 
 
 def test_lines_by_hand():
@@ -74,6 +99,7 @@ def test_impossible_controllers_are_refused():
         lambda: EntropyBand(steps=1, low_start=0.9),
         lambda: LinearKnobs(steps=0, start_at={}, end_at={}),
         lambda: LinearKnobs(steps=1, start_at={"a": 1.0}, end_at={}),
+        lambda: TemperatureContrast(low=1.3),
     ):
-        with pytest.raises(ValueError, match=r"EntropyBand|LinearKnobs"):
+        with pytest.raises(ValueError, match=r"EntropyBand|LinearKnobs|TemperatureContrast"):
             make()

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -8,18 +9,42 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from learner.objective import Counts, Objective, Outcomes
+from learner.objective import Counts, Objective, Outcomes, TokenStats
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import SequenceMean, TokenMean
+from learner.objective.ares import DifficultyKl
+from learner.objective.credit import StepConfidence, TemperatureRatio
 from learner.objective.filters import MixedGroupsOnly
-from learner.objective.regularisers import EntropyBonus
-from learner.objective.select import EntropyQuantile
+from learner.objective.marks import Right
+from learner.objective.reads import TopPEntropy
+from learner.objective.regularisers import EntropyBonus, PeakEntropyAnchor
+from learner.objective.second_rollout import ImitatedSeconds
+from learner.objective.select import EntropyQuantile, NegativesBelowPolicy
+from learner.objective.spine import ForkBand, ForkDivergence
 from learner.objective.surrogate import Clipped
 from learner.objective.weights import TruncatedImportance
 
 CONF = Path(__file__).parents[3] / "conf"
 ALGORITHMS = sorted((CONF / "algorithm").glob("*.yaml"))
-LEARNED = CONF / "temperature" / "learned.yaml"  # a file may refer to the run's temperature
+
+
+def objective_of(file: Path) -> Objective:
+    """With the temperature and the strategy that it asks for, which it may refer to."""
+    others = {"temperature": {"introllm": "learned"}, "strategy": {"aepo": "second_rollout"}}
+    plain = {"temperature": "fixed", "strategy": "none"}
+    run = {group: names.get(file.stem, plain[group]) for group, names in others.items()}
+    parts = {group: OmegaConf.load(CONF / group / f"{name}.yaml") for group, name in run.items()}
+    run = OmegaConf.create(parts | {"algorithm": OmegaConf.load(file)})
+    return hydra.utils.instantiate(run.algorithm, _convert_="all")
+
+
+def with_needs(stats: TokenStats, objective: Objective) -> TokenStats:
+    """The statistics with what the forward pass would have read, and marks; read values are any."""
+    generator = torch.Generator().manual_seed(3)
+    reads = {read: torch.rand(stats.mask.shape, generator=generator).double() for read in objective.reads}
+    return dataclasses.replace(
+        stats, reads=reads, marks={name: torch.ones(len(stats.mask)) for name in objective.marks}
+    )
 
 
 def composed(**changes) -> Objective:
@@ -93,6 +118,28 @@ def test_extras_that_are_off_change_nothing(token_stats):
     assert plain.item() == dressed.item()
 
 
+def test_every_piece_that_is_off_changes_nothing(token_stats):
+    """All of them at once, at rest, in value and gradient: GRPO to the bit."""
+    dressed = composed(
+        select={"below": NegativesBelowPolicy(deviations=math.inf)},
+        credit={"contrast": TemperatureRatio(), "steps": StepConfidence(k=0.0, zeta=0.0, centre=False)},
+        surrogate=ImitatedSeconds(),
+        marks={"right": Right(), "right_fraction": Right(), "difficulty": Right(), "second_chance": Right()},
+        regularisers={
+            "peaks": PeakEntropyAnchor(),
+            "band": ForkBand(below=0.0, above=0.0),
+            "divergence": ForkDivergence(coefficient=0.0),
+            "kl": DifficultyKl(coefficient=0.0),
+        },
+    )
+    stats = with_needs(random_stats(token_stats), dressed)
+    counts = Counts(tokens=9, sequences=3, groups=1)
+    plain, _ = composed()(stats, counts)
+    loss, _ = dressed(stats, counts)
+    assert plain.item() == loss.item()
+    assert torch.equal(*(torch.autograd.grad(one, stats.lp)[0] for one in (plain, loss)))
+
+
 def test_padding_and_unselected_tokens_have_no_gradient(token_stats):
     stats = random_stats(token_stats)
     loss, _ = composed(select={"forks": EntropyQuantile(keep=0.2)})(stats, Counts(tokens=9, sequences=3, groups=1))
@@ -117,6 +164,18 @@ def test_filters_must_all_agree():
 def test_needs_are_the_union_of_the_pieces():
     assert composed().needs == frozenset()
     assert composed(regularisers={"bonus": EntropyBonus()}).needs == {"entropy_grad"}
+
+
+def test_reads_are_the_needs_that_the_head_computes():
+    """In a fixed order, and accepted whatever their parameters."""
+
+    class Wishful:
+        needs: ClassVar = frozenset({TopPEntropy(p=0.5), TopPEntropy(p=0.2), "lp_ref"})
+
+    objective = composed(select={"wish": Wishful()})
+    assert objective.reads == (TopPEntropy(p=0.2), TopPEntropy(p=0.5))
+    assert objective.reference
+    assert not composed(regularisers={"bonus": EntropyBonus()}).reference
 
 
 def test_a_need_nobody_can_meet_is_refused():
@@ -159,27 +218,30 @@ def test_a_knob_that_does_not_exist_is_named():
         def knobs(self, state):
             return {"surrogate.eps_high": 1.0}
 
-    objective = composed(controllers={"lost": Lost(target=1.0)})
     with pytest.raises(ValueError, match="no knob 'eps_high' in Clipped; it has eps_lo, eps_hi, dual"):
-        objective.controlled({"lost": {"sum": 0.0}})
+        composed(controllers={"lost": Lost(target=1.0)})
+
+
+def test_a_mark_that_nobody_makes_is_named():
+    with pytest.raises(ValueError, match="TemperatureRatio reads the mark 'right_fraction', and `marks` has right"):
+        composed(credit={"contrast": TemperatureRatio()}, marks={"right": Right()})
 
 
 @pytest.mark.parametrize("file", ALGORITHMS, ids=lambda file: file.stem)
 def test_every_algorithm_file_is_an_objective(file, token_stats):
     """Each YAML composes, gives a finite loss, and no gradient where every advantage is zero."""
-    run = OmegaConf.create({"temperature": OmegaConf.load(LEARNED), "algorithm": OmegaConf.load(file)})
-    objective = hydra.utils.instantiate(run.algorithm, _convert_="all")
+    objective = objective_of(file)
     assert isinstance(objective, Objective)
-    stats = random_stats(token_stats)
+    stats = with_needs(random_stats(token_stats), objective)
     loss, measures = objective(stats, Counts(tokens=9, sequences=3, groups=1))
     assert loss.isfinite()
-    idle = random_stats(token_stats)
+    idle = with_needs(random_stats(token_stats), objective)
     idle, found = objective(
         dataclasses.replace(idle, mask=torch.zeros_like(idle.mask)), Counts(tokens=9, sequences=3, groups=1)
     )
     assert idle.item() == 0.0, "a rank without work adds nothing"
     assert found.keys() == measures.keys(), "and reports the same names, or metrics could not be combined"
     lp = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
-    stats = token_stats([[1, 1]], lp=lp, lp_ref=[[0.0, 0.0]])
+    stats = with_needs(token_stats([[1, 1]], lp=lp, lp_ref=[[0.0, 0.0]]), objective)
     (gradient,) = torch.autograd.grad(objective(stats, Counts(tokens=2, sequences=1, groups=1))[0], stats.lp)
     assert (gradient == 0).all()

@@ -1,9 +1,22 @@
+import dataclasses
 import math
+import statistics
 
 import pytest
 import torch
 
-from learner.objective.regularisers import CovarianceEntropy, CovariancePenalty, EntropyBonus, ReferenceKl
+from learner.objective import Counts, Objective
+from learner.objective.advantage import GroupMean
+from learner.objective.aggregate import SequenceSum
+from learner.objective.reads import TopPEntropy
+from learner.objective.regularisers import (
+    CovarianceEntropy,
+    CovariancePenalty,
+    EntropyBonus,
+    PeakEntropyAnchor,
+    ReferenceKl,
+)
+from learner.objective.surrogate import Clipped
 
 
 @pytest.fixture
@@ -99,11 +112,95 @@ def test_the_estimators_of_a_kl_by_hand(estimator, value, slope, token_stats):
     assert measures["train/reference_kl"].weight.item() == 3
 
 
+def top_p_of(stats, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(stats.mask.shape, generator=generator, dtype=torch.float64).requires_grad_()
+    mask = stats.mask.clone()
+    mask[0] = torch.arange(6) == 1  # a response of one token has no peak
+    return dataclasses.replace(stats, mask=mask, reads={TopPEntropy(): values})
+
+
+def slow_peaks(stats, quantile):
+    """Per response with a peak: its places, by hand. The quantile interpolates between order statistics."""
+    entropy, found = stats.reads[TopPEntropy()], []
+    for i in range(len(stats.mask)):
+        places = [(i, t) for t in range(stats.mask.shape[1]) if stats.mask[i, t]]
+        if not places:
+            continue
+        ranked = sorted(entropy[at].item() for at in places)
+        place = quantile * (len(ranked) - 1)
+        low = int(place)
+        threshold = ranked[low] + (place - low) * (ranked[min(low + 1, len(ranked) - 1)] - ranked[low])
+        peaks = [at for at in places if entropy[at].item() > threshold]
+        if peaks:
+            found.append(peaks)
+    return found
+
+
+@pytest.mark.parametrize("host", ["own", "objective"])
+def test_the_anchor_of_the_peaks_against_a_loop(host, stats):
+    """SIREN: value, gradient and metric; the host's aggregator, whatever it divides by, does not scale it."""
+    stats = top_p_of(stats)
+    entropy, peaks = stats.reads[TopPEntropy()], slow_peaks(stats, 0.6)
+    means = [statistics.fmean(entropy[at].item() for at in one) for one in peaks]
+    h = statistics.fmean(means)
+    sequences = int(stats.mask.any(1).sum())
+    piece = PeakEntropyAnchor(coefficient=0.3, quantile=0.6, anchor=0.25)
+    counts = Counts(tokens=int(stats.mask.sum()), sequences=sequences, groups=1)
+    if host == "own":
+        values, measures = piece(stats)
+        loss = piece.aggregate(values.masked_fill(~stats.mask, 0.0), stats, counts)
+    else:
+        objective = Objective(
+            advantage=GroupMean(),
+            surrogate=Clipped(),
+            aggregate=SequenceSum(max_tokens=7),
+            regularisers={"peaks": piece},
+        )
+        assert objective.reads == (TopPEntropy(),)
+        _, measures = objective(stats, counts)
+        loss = measures["regulariser/peaks"].value
+    assert loss.item() == pytest.approx(0.3 * (h - 0.25) ** 2)
+    assert (measures["entropy/peaks"].value / measures["entropy/peaks"].weight).item() == pytest.approx(h)
+    if host == "own":
+        loss.backward()
+        expected = torch.zeros_like(entropy)
+        for one in peaks:
+            for at in one:
+                expected[at] = 0.3 * 2 * (h - 0.25) / (len(means) * len(one))
+        torch.testing.assert_close(entropy.grad, expected.detach())
+
+
+def test_the_anchor_is_nothing_until_it_is_set_and_where_it_was_set(stats):
+    """X = 0 while nothing is measured, and on the batch the anchor comes from, with no gradient there."""
+    stats = top_p_of(stats)
+    values, measures = PeakEntropyAnchor()(stats)
+    assert (values == 0.0).all()
+    h = (measures["entropy/peaks"].value / measures["entropy/peaks"].weight).item()
+    values, _ = PeakEntropyAnchor(anchor=h)(stats)
+    assert values.abs().max().item() < 1e-30
+    (slope,) = torch.autograd.grad(values.sum(), stats.reads[TopPEntropy()])
+    assert slope.abs().max().item() < 1e-12
+
+
+@pytest.mark.parametrize("mask", [[[1], [1]], [[0], [0]], [[1], [0]]])
+def test_without_a_peak_there_is_no_anchor_term(mask, token_stats):
+    """Responses of one token, and no response at all: the term and the weight of the metric are 0, nothing is NaN."""
+    entropy = torch.tensor([[0.7], [0.2]], dtype=torch.float64, requires_grad=True)
+    stats = token_stats(mask, reads={TopPEntropy(): entropy})
+    values, measures = PeakEntropyAnchor(anchor=0.5)(stats)
+    assert (values == 0.0).all()
+    assert measures["entropy/peaks"].weight.item() == 0.0
+    (slope,) = torch.autograd.grad(values.sum(), entropy)
+    assert (slope == 0.0).all()
+
+
 def test_impossible_regularisers_are_refused():
     for make in (
         lambda: CovariancePenalty(fraction=0.0),
         lambda: CovarianceEntropy(temperature=0.0),
         lambda: ReferenceKl(estimator="k4"),
+        lambda: PeakEntropyAnchor(quantile=1.0),
     ):
-        with pytest.raises(ValueError, match=r"CovariancePenalty|CovarianceEntropy|ReferenceKl"):
+        with pytest.raises(ValueError, match=r"CovariancePenalty|CovarianceEntropy|ReferenceKl|PeakEntropyAnchor"):
             make()

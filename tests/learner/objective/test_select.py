@@ -1,9 +1,17 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from learner.objective.select import CovarianceBand, EntropyQuantile, NegativeOutliers, SurestCredit
+from learner.objective.reads import SurplusGap
+from learner.objective.select import (
+    CovarianceBand,
+    EntropyQuantile,
+    NegativeOutliers,
+    NegativesBelowPolicy,
+    SurestCredit,
+)
 
 
 def slow_choice(entropy, mask, keep, scope):
@@ -114,6 +122,41 @@ def test_outliers_against_a_loop(released_logprob, token_stats):
     assert torch.equal(NegativeOutliers()(token_stats([[1, 1]])), torch.ones(1, 2, dtype=torch.bool))
 
 
+def with_gaps(stats, seed=0):
+    """Gaps around a mean that is not 0, and a response without an advantage."""
+    generator = torch.Generator().manual_seed(seed)
+    gaps = 0.6 + torch.randn(stats.mask.shape, generator=generator, dtype=torch.float64)
+    advantage = stats.advantage.clone()
+    advantage[0] = 0.0
+    return dataclasses.replace(stats, reads={SurplusGap(): gaps}, advantage=advantage)
+
+
+@pytest.mark.parametrize(("deviations", "fraction"), [(0.6, 1.0), (0.6, 0.03), (1.5, 1e-4), (math.inf, 1.0)])
+def test_negatives_below_the_policy_against_a_loop(deviations, fraction, token_stats):
+    """Clip_V: punished tokens with D > mu sd(D), only the largest of them where the cap is smaller, one at least."""
+    stats = with_gaps(spread(token_stats))
+    places = [tuple(at) for at in stats.mask.nonzero().tolist()]
+    gap = {at: stats.reads[SurplusGap()][at].item() for at in places}
+    mean = sum(gap.values()) / len(places)
+    deviation = (sum((value - mean) ** 2 for value in gap.values()) / len(places)) ** 0.5
+    candidates = [at for at in places if stats.advantage[at] < 0 and gap[at] > deviations * deviation]
+    cap = max(1, math.floor(fraction * len(places)))
+    dropped = set(sorted(candidates, key=lambda at: -gap[at])[:cap])
+    assert (len(candidates) > cap) == (fraction < 1.0)
+    kept = NegativesBelowPolicy(deviations=deviations, fraction=fraction)(stats)
+    assert {tuple(at) for at in kept.nonzero().tolist()} == set(places) - dropped
+
+
+def test_where_nothing_stands_out_no_negative_is_dropped(token_stats):
+    """Equal gaps, a single token, nothing trained; and with no punished token everything stays."""
+    flat = token_stats([[1, 1]], advantage=[[-1.0, -1.0]], reads={SurplusGap(): torch.full((1, 2), 0.3)})
+    single = token_stats([[1]], advantage=[[-1.0]], reads={SurplusGap(): torch.tensor([[2.0]])})
+    empty = token_stats([[0, 0]], reads={SurplusGap(): torch.zeros(1, 2)})
+    good = dataclasses.replace(with_gaps(spread(token_stats)), advantage=torch.ones(10, 10))
+    for stats in (flat, single, empty, good):
+        assert torch.equal(NegativesBelowPolicy(deviations=0.1)(stats), stats.mask)
+
+
 @pytest.mark.parametrize("scope", ["response", "batch"])
 @pytest.mark.parametrize("keep", [0.2, 0.55, 1.0])
 def test_the_surest_credit_by_sorting(keep, scope, token_stats):
@@ -134,8 +177,10 @@ def test_impossible_selectors_are_refused():
         lambda: CovarianceBand(fraction=0.0),
         lambda: CovarianceBand(low=5.0, high=1.0),
         lambda: NegativeOutliers(deviations=0.0),
+        lambda: NegativesBelowPolicy(deviations=0.0),
+        lambda: NegativesBelowPolicy(fraction=0.0),
         lambda: SurestCredit(keep=1.1),
         lambda: SurestCredit(scope="all"),
     ):
-        with pytest.raises(ValueError, match=r"CovarianceBand|NegativeOutliers|SurestCredit"):
+        with pytest.raises(ValueError, match=r"CovarianceBand|NegativeOutliers|NegativesBelowPolicy|SurestCredit"):
             make()
