@@ -1,9 +1,11 @@
 """LearnerConfig: every knob of the learner service, its default and its unit, written once."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+
+from learner.adapters import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class LearnerConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of weights and activations; the optimizer keeps float32
     ranks: int = 1  # DeepSpeed processes; a batch is divided among them by computed tokens
     micro_batch_tokens: int = 2048  # computed tokens per forward: prefixes that samples share count once
+    adapter: Any = None  # an Adapter of learner.adapters: it alone is trained; None: all parameters are
     minibatches: int = 1  # optimizer steps per train batch; above 1, one extra pass without gradient gives lp_old
     # "forest" computes each distinct prefix of a micro-batch once, "padded" is one row per sequence; "auto" takes the
     # first where a check at start-up finds both equal for this architecture.
@@ -57,6 +60,16 @@ class LearnerConfig:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"learner.{name} is one of {known}, got {getattr(self, name)!r}")
+
+        if self.adapter is not None and not isinstance(self.adapter, Adapter):
+            raise ValueError(
+                f"learner.adapter is null or an adapter of learner.adapters, got {type(self.adapter).__name__}"
+            )
+        if self.zero_stage == 3 and getattr(self.adapter, "shares_parameters", False):
+            raise ValueError(
+                f"learner.adapter={type(self.adapter).__name__} has parameters that several layers read, which ZeRO-3"
+                " does not gather: set learner.zero_stage to 2 or less"
+            )
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -6,7 +6,8 @@ DeepSpeed divides gradients by the number of ranks; the objective's shares add u
 import logging
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from learner.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 TAG = "state"  # name of the folder DeepSpeed makes inside a checkpoint
+TRAINED = "temper_trained"  # among what is saved: the parameters of an adapter
 
 
 def join(rank: int, world_size: int, master_addr: str, master_port: int) -> torch.device:
@@ -52,8 +54,9 @@ class Engine:
         # torch's own AdamW: DeepSpeed's would be compiled at start-up. `fused` is a plain kernel on CPU and GPU.
         optimizer = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
+                {"params": parameters, "weight_decay": decay}
+                for parameters, decay in ((matrices, config.weight_decay), (vectors, 0.0))
+                if parameters  # an adapter may be of matrices alone
             ],
             lr=config.lr,
             betas=config.betas,
@@ -117,14 +120,19 @@ class Engine:
         return deepspeed.zero.GatheredParameters(list(self.engine.module.parameters()))
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        self.engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
+        """Write `state` and everything that is trained; frozen weights are those of the model folder."""
+        state = state | {TRAINED: self._trained_shapes()}
+        with _only_trained(self.engine.module):
+            self.engine.save_checkpoint(
+                str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=self._has_frozen
+            )
 
     def load(self, folder: Path) -> dict[str, Any]:
         """The `state` given to `save`. Raises CheckpointError for a folder without a checkpoint that fits."""
         if not (folder / TAG).is_dir():
             raise CheckpointError(f"{folder} holds no learner checkpoint: it has no folder named {TAG!r}")
         try:
-            path, state = self.engine.load_checkpoint(str(folder), tag=TAG)
+            path, state = self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not self._has_frozen)
         except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
             raise CheckpointError(
                 f"the learner checkpoint in {folder} does not fit this model or these {self.world_size} ranks"
@@ -132,4 +140,42 @@ class Engine:
             ) from error
         if path is None:
             raise CheckpointError(f"DeepSpeed found nothing to load in {folder / TAG}")
+        self._check_trained(folder, state.pop(TRAINED, {}))
         return state
+
+    @property
+    def _has_frozen(self) -> bool:
+        return not all(parameter.requires_grad for parameter in self.engine.module.parameters())
+
+    def _trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of an adapter's parameters, by name; none where everything is trained, which DeepSpeed checks by itself."""
+        if not self._has_frozen:
+            return {}
+        named = self.engine.module.named_parameters()
+        return {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in named if one.requires_grad}
+
+    def _check_trained(self, folder: Path, saved: dict[str, tuple[int, ...]]) -> None:
+        here = self._trained_shapes()
+        if saved != here:
+            different = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
+            raise CheckpointError(
+                f"the learner checkpoint in {folder} is of another adapter, or of none: {len(different)} trained"
+                f" parameters differ, such as {different[0]} of shape {saved.get(different[0])} there and"
+                f" {here.get(different[0])} here; resume with the learner.adapter it was made with"
+            )
+
+
+@contextmanager
+def _only_trained(module: nn.Module) -> Iterator[None]:
+    """Inside, the module's state leaves frozen parameters out, under every name they have (a head has two)."""
+
+    def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                state.pop(prefix + name, None)
+
+    handle = module.register_state_dict_post_hook(leave_out)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from learner.adapters.merge import merged_weights
 from learner.drafter.files import carry_drafter
 from learner.errors import ModelError
 
@@ -42,9 +43,12 @@ def load_model(path: str | Path, dtype: torch.dtype, device: torch.device) -> "P
 
 
 def export_model(model: "PreTrainedModel", source: str | Path, folder: str | Path) -> None:
-    """Write weights, config and the tokenizer files of `source` as a Hugging Face folder that any tool can load."""
+    """Write weights, config and the tokenizer files of `source` as a Hugging Face folder that any tool can load.
+
+    Adapters are merged. Raises ModelError for those that are no weight matrix.
+    """
     folder = Path(folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=merged_weights(model))
     for file in Path(source).iterdir():
         copied = file.is_file() and file.suffix not in WEIGHT_SUFFIXES and not file.name.endswith(".index.json")
         if copied and not (folder / file.name).exists():

@@ -16,6 +16,8 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from learner.adapters.merge import factors, merged_weights
+from learner.broadcast import Broadcaster
 from learner.errors import ModelError
 from learner.forward import Policy
 from learner.gpu_memory import VERSIONS, Lender
@@ -26,19 +28,18 @@ PROBE_TOKENS = 8
 # Of payloads that hold an adapter alone: "<layer>.lora_A.weight" [rank, in] and "<layer>.lora_B.weight" [out, rank],
 # the scaling in the latter, so that the weights are base + B @ A; any other tensor is whole.
 ADAPTER = {"temper_adapter": "lora"}
-PEFT_PREFIX = "base_model.model."  # before the names of a model that peft has wrapped
 FILE = "weights-v{version}.safetensors"
 ALIGNMENT = 8  # bytes; a safetensors header is padded to it
 
 
 def weights_by_name(policy: Policy) -> dict[str, Tensor]:
-    """The weights under their Hugging Face names, on the CPU.
+    """The weights under their Hugging Face names, adapters merged into them.
 
     A tied head appears under its own name as well: vLLM on CPU keeps it as a separate packed layer, and an update that
     names only the embedding would leave the old head in place.
     """
     model = policy.model
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach() for name, tensor in merged_weights(model).items()}
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     if head is embedding:
         shared = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is head]
@@ -47,23 +48,14 @@ def weights_by_name(policy: Policy) -> dict[str, Tensor]:
 
 
 def adapter_by_name(model: nn.Module) -> dict[str, Tensor]:
-    """The LoRA layers that peft has put into `model`, as `ADAPTER` says; empty where there are none.
+    """The adapters of the layers of `model`, as `ADAPTER` says; empty where there are none.
 
     Raises ModelError for adapters that are not a product of two matrices on a linear layer.
     """
     tensors = {}
-    for path, layer in model.named_modules():
-        if not (getattr(layer, "lora_A", None) or getattr(layer, "lora_embedding_A", None)):
-            continue
-        [active] = layer.active_adapters
-        if active not in layer.lora_A or getattr(layer, "use_dora", {}).get(active) or layer.lora_bias.get(active):
-            raise ModelError(
-                f"the adapter of {path} is not plain LoRA on a linear layer (embeddings, DoRA and LoRA biases are not):"
-                " it cannot be published by itself, publish whole weights"
-            )
-        name = path.removeprefix(PEFT_PREFIX)
-        tensors[f"{name}.lora_A.weight"] = layer.lora_A[active].weight.detach()
-        tensors[f"{name}.lora_B.weight"] = layer.lora_B[active].weight.detach() * layer.scaling[active]
+    for layer, (first, second) in factors(model).items():
+        tensors[f"{layer}.lora_A.weight"] = first
+        tensors[f"{layer}.lora_B.weight"] = second
     return tensors
 
 
@@ -79,20 +71,33 @@ def publication(
     version: int,
     probe: tuple[tuple[int, ...], float],
     heads: Mapping[str, Tensor],
-    to: Path | Lender | None = None,
+    to: Path | Lender | Broadcaster | None = None,
+    *,
+    merged: bool = False,
 ) -> tuple[Publication, np.ndarray | str | bytes]:
     """The record and its payload: the policy's weights, or its adapter alone, and the tensors of `heads`.
 
-    A safetensors file as uint8 [bytes]; with a folder, the path of such a file in it; with a lender, GPU handles.
+    `merged`: an adapter travels as a part of whole weights.
+
+    A safetensors file as uint8 [bytes]; with a folder, the path of such a file in it; with a lender, GPU handles; with
+    a broadcaster, an offer of such a file, which lies where the weights are.
     """
-    adapter = adapter_by_name(policy.model)
+    adapter = {} if merged else adapter_by_name(policy.model)
     # Wider types first, so that every tensor starts at a multiple of its own.
     named = sorted({**(adapter or weights_by_name(policy)), **heads}.items(), key=lambda one: -one[1].element_size())
     tensors = dict(named)
     if isinstance(to, Lender):
         if adapter:
-            raise ModelError("rollout.transport=cuda_ipc lends whole weights; for an adapter alone use shared_memory")
+            raise ModelError(
+                "rollout.transport=cuda_ipc lends whole weights: set learner.adapter.publish=merged, or"
+                " rollout.transport=shared_memory"
+            )
         payload, checksum = to.lend(tensors)
+    elif isinstance(to, Broadcaster):
+        header, size = layout(tensors, ADAPTER if adapter else {})
+        content = torch.empty(size, dtype=torch.uint8, device=named[0][1].device)
+        fill(content, header, tensors)
+        payload, checksum = to.offer(version, content)
     else:
         header, size = layout(tensors, ADAPTER if adapter else {})
         if to is None:
@@ -133,15 +138,15 @@ def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[
     return header, len(header) + end
 
 
-def fill(content: np.ndarray, header: bytes, tensors: Mapping[str, Tensor]) -> None:
+def fill(content: np.ndarray | Tensor, header: bytes, tensors: Mapping[str, Tensor]) -> None:
     """Write the file into `content`, uint8 [bytes]; each tensor is copied once, from whatever device it is on."""
-    content[: len(header)] = np.frombuffer(header, np.uint8)
+    content = torch.as_tensor(content)  # the same memory
+    content[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
     end = len(header)
     for tensor in tensors.values():
         begin, end = end, end + tensor.nbytes
         if tensor.nbytes:
-            place = torch.from_numpy(content[begin:end]).view(tensor.dtype).view(tensor.shape)
-            place.copy_(tensor)
+            content[begin:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 def forget(folder: Path, keep: int) -> None:

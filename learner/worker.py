@@ -20,7 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learner.adapters import attach
+from learner.adapters.reference import Unadapted
 from learner.batch import MicroBatch, Trained, counts_of, minibatches, shares, trained_part
+from learner.broadcast import Broadcaster
 from learner.config import LearnerConfig
 from learner.engine import Engine, join
 from learner.errors import BatchError, CheckpointError, DivergedError, MismatchError
@@ -29,7 +32,7 @@ from learner.gpu_memory import Lender
 from learner.measures import Measures, combine, max_of, mean_of, reduce
 from learner.messages import Publication, StepReport, TrainBatch
 from learner.model import export_model, load_model
-from learner.objective import Objective, TokenStats
+from learner.objective import Counts, Objective, TokenStats
 from learner.publish import probe_of, publication
 from learner.score import score
 from learner.temperature_head import HeadLearner
@@ -65,16 +68,21 @@ class LearnerWorker:
         self.total_steps = total_steps
         device = join(rank, world_size, master_addr, master_port)
         model = load_model(model_path, config.torch_dtype, device)
+        if config.adapter is not None:
+            attach(model, config.adapter, seed)
         self.policy = Policy(model, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
         self.engine = Engine(self.policy, config, world_size)
-        self.reference = None
-        if "lp_ref" in objective.needs:  # whole on every rank; a resumed run starts from the same folder
+        self.reference: Policy | Unadapted | None = None
+        if objective.reference and config.adapter is not None:
+            self.reference = Unadapted(self.policy)
+        elif objective.reference:  # whole on every rank; a resumed run starts from the same folder
             frozen = load_model(model_path, config.torch_dtype, device).requires_grad_(False)
             self.reference = Policy(frozen, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
         self.head = HeadLearner(objective.head, self.policy, model_path, world_size) if objective.head else None
         self.controller_states = {name: dict(piece.start()) for name, piece in objective.controllers.items()}
         self._version = 0
         self._lender = Lender()
+        self._broadcaster: Broadcaster | None = None
 
     @property
     def version(self) -> int:
@@ -93,7 +101,7 @@ class LearnerWorker:
         objective = self.objective.controlled(self.controller_states)
         trained = trained_part(batch, objective)
         lr = self.config.lr_at(batch.step, self.total_steps)
-        metrics = _IDLE | _batch_metrics(batch, trained) | {"train/lr": lr}
+        metrics = _IDLE | _batch_metrics(batch, trained) | trained.metrics | {"train/lr": lr}
         if trained.samples:  # otherwise there is nothing to learn from: the weights stay, the version moves on
             metrics |= self._learn(objective, trained, lr, batch.step)
         metrics["entropy/mean"] = _entropy_with_untrained(metrics["entropy/mean"], batch, trained)
@@ -105,16 +113,20 @@ class LearnerWorker:
         metrics["learner/step_s"] = time.perf_counter() - started
         return StepReport(version=self._version, metrics=metrics)
 
-    def publish(self, folder: str | None = None, on_gpu: bool = False) -> tuple[Publication, np.ndarray | str | bytes]:
+    def publish(
+        self, folder: str | None = None, on_gpu: bool = False, address: str | None = None
+    ) -> tuple[Publication, np.ndarray | str | bytes]:
         """The current weights, ready to be sent, and the record that vouches for them (see learner.publish).
 
-        `folder`: rank 0 writes them there as a file; `on_gpu`: they stay on this rank's GPU.
+        `folder`: rank 0 writes them there as a file; `on_gpu`: they stay on this rank's GPU; `address`: of rank 0's
+        host, from which engines fetch them.
         """
         probe = probe_of(self.policy)
         heads = self.head.tensors() if self.head else {}
-        to = Path(folder) if folder is not None and self.rank == 0 else self._lender if on_gpu else None
         with self.engine.gathered():
-            return publication(self.policy, self._version, probe, heads, to)
+            way_out = self._way_out(folder, on_gpu, address)
+            merged = self.config.adapter is not None and self.config.adapter.publish == "merged"
+            return publication(self.policy, self._version, probe, heads, way_out, merged=merged)
 
     def score(self, responses: Sequence[Drawn]) -> tuple[int, list[Recomputed]]:
         """The version, and what its weights say of drawn responses: one Recomputed each. Nothing is trained."""
@@ -161,11 +173,20 @@ class LearnerWorker:
                 if self.head is not None:
                     self.head.export(Path(folder))
 
+    def _way_out(self, folder: str | None, on_gpu: bool, address: str | None) -> Path | Lender | Broadcaster | None:
+        if on_gpu:
+            return self._lender
+        if self.rank > 0:
+            return None
+        if address is not None and self._broadcaster is None:
+            self._broadcaster = Broadcaster(address)
+        return Path(folder) if folder is not None else self._broadcaster
+
     def _learn(self, objective: Objective, trained: Trained, lr: float, step: int) -> dict[str, float]:
         """One optimizer step per minibatch; metrics are means over them."""
         parts = []
         for indices in minibatches(trained, self.config.minibatches):
-            part = Trained(samples=tuple(trained.samples[i] for i in indices), advantages=trained.advantages[indices])
+            part = trained.part(indices)
             plan = shares(part.samples, self.world_size, self.config.micro_batch_tokens)[self.rank]
             parts.append((part, [self.policy.micro_batch(part, share) for share in plan]))
         head_metrics = {}
@@ -197,6 +218,20 @@ class LearnerWorker:
     def _logprobs_of_reference(self, micro: MicroBatch) -> Tensor | None:
         return self.reference(micro)[0] if self.reference is not None else None
 
+    def _statistics(self, objective: Objective, micro: MicroBatch, lp_old: Tensor | None) -> TokenStats:
+        reads = objective.reads
+        compared = self.reference.as_reference(micro) if any(read.reference for read in reads) else None
+        lp, entropy, *values = self.engine(micro, reads, compared)
+        return token_stats(
+            micro,
+            lp,
+            entropy,
+            lp_old,
+            objective.needs,
+            self._logprobs_of_reference(micro) if "lp_ref" in objective.needs else None,
+            dict(zip(reads, values, strict=True)),
+        )
+
     def _optimizer_step(
         self,
         objective: Objective,
@@ -209,10 +244,11 @@ class LearnerWorker:
         counts = counts_of(part.samples)
         measured: list[Measures] = []
         for place, (micro, old) in enumerate(zip(micros, lp_old, strict=True)):
-            stats = token_stats(micro, *self.engine(micro), old, objective.needs, self._logprobs_of_reference(micro))
+            stats = self._statistics(objective, micro, old)
             loss, measures = objective(stats, counts)
-            self.engine.accumulate(loss, last=place == len(micros) - 1)
-            measured.append(dict(measures) | _agreement(stats))
+            term, found = self._adapter_terms(micro, counts)
+            self.engine.accumulate(loss + term, last=place == len(micros) - 1)
+            measured.append(dict(measures) | found | _agreement(stats))
         metrics = reduce(combine(measured), self.world_size)
         self._check(metrics, step)  # before the weights move; every rank sees the same numbers and raises alike
         metrics["train/grad_norm"] = self.engine.step(lr)
@@ -221,7 +257,15 @@ class LearnerWorker:
                 f"step {step}: train/grad_norm is {metrics['train/grad_norm']}; lower learner.lr or resume from the"
                 " last checkpoint"
             )
+        if self.config.adapter is not None:
+            self.config.adapter.after_step(self.policy.model, self.world_size)
         return metrics
+
+    def _adapter_terms(self, micro: MicroBatch, counts: Counts) -> tuple[Tensor | float, Measures]:
+        """What the adapter adds to the loss of the micro-batch that just went forward."""
+        if self.config.adapter is None:
+            return 0.0, {}
+        return self.config.adapter.terms(self.policy.model, micro.node_rows, int(micro.mask.sum()), counts.tokens)
 
     def _check(self, metrics: dict[str, float], step: int) -> None:
         for name in ("train/loss", "entropy/mean", "mismatch/kl"):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import hydra
 import pydantic
@@ -76,13 +76,6 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
-    """Which parameters are trained. Only `none`, all of them, exists so far."""
-
-    method: Literal["none"] = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """Everything a run needs, built and checked; `tree` is the resolved configuration that produced it."""
 
@@ -96,7 +89,6 @@ class RunPlan:
     reward: RewardConfig = field(default_factory=RewardConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     task: Any  # a TaskSource
     model: Any  # a model source: orchestration/models
     algorithm: Objective
@@ -268,6 +260,7 @@ def check(plan: RunPlan) -> None:
             "rollout.model_runner=v2 knows no truncation and no learned temperature: set rollout.model_runner=v1, or"
             " truncation=none and another temperature"
         )
+    _check_adapter(plan)
     for name, piece in plan.reward.shaping.items():
         try:
             piece.check(plan.task.max_tokens)
@@ -275,6 +268,18 @@ def check(plan: RunPlan) -> None:
             raise ConfigError(f"reward.shaping.{name}: {error}") from error
     if plan.eval.tasks < 1 or plan.eval.samples < 1:
         raise ConfigError("eval.tasks and eval.samples are at least 1; eval.every=0 switches evaluation off")
+
+
+def _check_adapter(plan: RunPlan) -> None:
+    adapter = plan.learner.adapter
+    if adapter is None:
+        return
+    if adapter.obstacle:
+        raise ConfigError(f"learner.adapter: {adapter.obstacle}")
+    if adapter.publish == "alone" and plan.rollout.transport == "cuda_ipc":
+        raise ConfigError(
+            "rollout.transport=cuda_ipc lends whole weights: set learner.adapter.publish=merged, or another transport"
+        )
 
 
 def _check_strategy(plan: RunPlan) -> None:
