@@ -220,7 +220,9 @@ class RayLearner:
 
     async def snapshot(self) -> tuple[Publication, Any]:
         async with self._turn:
-            how = self._services.weights_folder, self._services.plan.rollout.transport == "cuda_ipc"
+            transport = self._services.plan.rollout.transport
+            address = self._address() if transport == "broadcast" else None
+            how = self._services.weights_folder, transport == "cuda_ipc", address
             calls = (rank.call_split("publish", *how, deadline_s=self._deadline_s) for rank in self._ranks)
             return (await asyncio.gather(*calls))[0]
 
@@ -232,6 +234,13 @@ class RayLearner:
         async with self._turn:  # around both, so that no step comes between the optimizer's weights and the policy's
             await self._all("save", folder)
             await self._all("export", folder / POLICY_FOLDER)
+
+    def _address(self) -> str:
+        """Of rank 0's host, as the other hosts of the cluster reach it."""
+        if self._services.plan.cluster.address is None:
+            return "127.0.0.1"
+        host = self._ranks[0].host
+        return next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeManagerHostname"] == host)
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         return await asyncio.gather(

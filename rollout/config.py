@@ -62,8 +62,9 @@ class RolloutConfig:
     # logprob equal to the new weights' own; `keep` is cheaper and records what was really sampled from.
     kv_on_update: Literal["recompute", "keep"] = "recompute"
     # How new weights come. shared_memory: Ray's object store, which spans hosts by copying; shared_files: safetensors
-    # in a folder that the learner and all workers see; cuda_ipc: handles of memory on a GPU they share.
-    transport: Literal["shared_memory", "shared_files", "cuda_ipc"] = "shared_memory"
+    # in a folder that the learner and all workers see; cuda_ipc: handles of memory on a GPU they share; broadcast: each
+    # engine fetches them from the learner's memory, over NCCL between GPUs and gloo between CPUs.
+    transport: Literal["shared_memory", "shared_files", "cuda_ipc", "broadcast"] = "shared_memory"
     transport_folder: str | None = None  # for shared_files, this run's own; null: `weights` in the run's folder
     threads: int = 1  # CPU threads per engine
     num_gpus: float = 0.0  # GPUs Ray reserves per engine

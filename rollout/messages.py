@@ -198,7 +198,8 @@ class WeightUpdate:
 
     `payload` is a safetensors file: its bytes, uint8 [bytes], in shared memory, or its path on a file system that the
     engine sees; `checksum` is the xxh3_128 of all its bytes. Or it is handles of tensors on the engine's own GPU and
-    `checksum` their fingerprint (rollout/vllm_adapter/weights/gpu_memory.py).
+    `checksum` their fingerprint (rollout/vllm_adapter/weights/gpu_memory.py). Or it is what an engine needs to fetch
+    the file from the learner, as JSON (broadcast.py there).
     """
 
     version: int

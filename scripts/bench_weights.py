@@ -4,11 +4,13 @@
 
 Each round publishes, updates and copies in turn, so that a machine that is busy with something else is busy with all
 three. `publish` is the learner's part (serialise, checksum), `update` the engine's, from the payload to its proof by a
-forward pass; generation stands still for `paused` of it. The copy is numpy's, from warm memory to warm memory.
+forward pass; generation stands still for `paused` of it, and before that while `broadcast` is fetched. The copy is
+numpy's, from warm memory to warm memory.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
 import tempfile
@@ -37,6 +39,7 @@ async def measure(engine: str, hidden: int) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from learner.broadcast import Broadcaster
     from rollout.config import RolloutConfig
     from rollout.vllm_adapter.start import environment
 
@@ -52,6 +55,7 @@ async def measure(engine: str, hidden: int) -> None:
         await row(running, model, "shared memory", None, 0)
         await row(running, model, "files in /dev/shm", Path(shared), 100)
         await row(running, model, "files on disk", Path(folder) / "weights", 200)
+        await row(running, model, "broadcast, gloo", Broadcaster("127.0.0.1"), 250)
         adapted = get_peft_model(model, LoraConfig(r=RANK, target_modules="all-linear"))
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
@@ -91,7 +95,7 @@ async def started(config, folder: Path):
     return await AsyncEngine.start(*arguments)
 
 
-async def row(engine, model, name: str, folder: Path | None, first: int) -> None:
+async def row(engine, model, name: str, to, first: int) -> None:
     """One line of the table: medians over the rounds; the ratio is the median of each round's."""
     import numpy as np
     import torch
@@ -107,7 +111,7 @@ async def row(engine, model, name: str, folder: Path | None, first: int) -> None
     rounds = []
     for version in range(first, first + ROUNDS):
         began = time.perf_counter()
-        record, payload = publication(SimpleNamespace(model=model), version, (PROBE_IDS, found), {}, folder)
+        record, payload = publication(SimpleNamespace(model=model), version, (PROBE_IDS, found), {}, to)
         published = time.perf_counter()
         np.copyto(target, source)
         copied = time.perf_counter()
@@ -118,11 +122,17 @@ async def row(engine, model, name: str, folder: Path | None, first: int) -> None
         rounds.append((copied - published, published - began, done.seconds, done.paused_s, done.seconds))
     ratio = statistics.median(update / copy for copy, _, update, _, _ in rounds[1:])
     copy, publish, update, paused, _ = (statistics.median(column) * 1e3 for column in zip(*rounds[1:], strict=True))
-    sent = payload.nbytes if not isinstance(payload, str) else os.path.getsize(payload)
+    sent = bytes_of(payload)
     print(
         f"| {name} | {sent / 1e6:.1f} | {copy:.1f} | {publish:.1f} | {update:.1f} | {paused:.1f} | {ratio:.1f} |",
         flush=True,
     )
+
+
+def bytes_of(payload) -> int:
+    if isinstance(payload, bytes):
+        return json.loads(payload)["bytes"]
+    return os.path.getsize(payload) if isinstance(payload, str) else payload.nbytes
 
 
 if __name__ == "__main__":

@@ -99,11 +99,14 @@ def within_reach(payload: np.ndarray | str | bytes, version: int) -> Iterator[st
         file.unlink(missing_ok=True)
 
 
-def read(content: np.ndarray, version: int) -> Payload:
-    """Views of all tensors in a safetensors file. Raises WeightUpdateError where the bytes are none, or too few."""
-    start = HEADER_LENGTH_BYTES + int.from_bytes(content[:HEADER_LENGTH_BYTES].tobytes(), "little")
+def read(content: np.ndarray | Tensor, version: int) -> Payload:
+    """Views of all tensors in a safetensors file, uint8 [bytes], which stay on its device.
+
+    Raises WeightUpdateError where the bytes are none, or too few.
+    """
+    start = HEADER_LENGTH_BYTES + int.from_bytes(_on_cpu(content[:HEADER_LENGTH_BYTES]), "little")
     try:
-        header = json.loads(content[HEADER_LENGTH_BYTES:start].tobytes())
+        header = json.loads(_on_cpu(content[HEADER_LENGTH_BYTES:start]))
     except ValueError as error:
         raise WeightUpdateError(f"weights v{version} are not a safetensors file: {error}") from error
     metadata = header.pop(METADATA, {})
@@ -122,8 +125,14 @@ def read(content: np.ndarray, version: int) -> Payload:
     return Payload(tensors, ADAPTER_KEY in metadata)
 
 
-def _view(content: np.ndarray, start: int, entry: dict) -> Tensor:
+def _on_cpu(content: np.ndarray | Tensor) -> bytes:
+    return content.tobytes() if isinstance(content, np.ndarray) else content.cpu().numpy().tobytes()
+
+
+def _view(content: np.ndarray | Tensor, start: int, entry: dict) -> Tensor:
     shape, begin, dtype = entry["shape"], start + entry["data_offsets"][0], DTYPES[entry["dtype"]]
     if not prod(shape):
         return torch.empty(shape, dtype=dtype)
+    if isinstance(content, Tensor):
+        return content[begin : start + entry["data_offsets"][1]].view(dtype).view(shape)
     return torch.frombuffer(content, dtype=dtype, count=prod(shape), offset=begin).view(shape)

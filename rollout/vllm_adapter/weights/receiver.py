@@ -20,6 +20,7 @@ from rollout.errors import WeightUpdateError
 from rollout.vllm_adapter.head import HEAD_PREFIX, HeadTap, take_head, tap_of
 from rollout.vllm_adapter.weights.adapter import merged
 from rollout.vllm_adapter.weights.backend import register
+from rollout.vllm_adapter.weights.broadcast import Subscriber, is_offer
 from rollout.vllm_adapter.weights.gpu_memory import borrowed
 from rollout.vllm_adapter.weights.payload import Payload, opened, read
 from rollout.vllm_adapter.weights.rehearsal import Rehearsal, rehearse
@@ -35,6 +36,7 @@ LONGEST_REASON = 200  # characters; vLLM lists every parameter of a layer
 class WeightReceiver:
     """For vLLM's worker classes. What goes in and out are plain values, as they may cross to another process."""
 
+    _subscriber: Subscriber
     _incoming: dict[str, Tensor]
     _policy_takes: Rehearsal
     _drafter_takes: Rehearsal | None
@@ -42,11 +44,15 @@ class WeightReceiver:
     def load_model(self, *arguments: Any, **named: Any) -> None:
         register()
         super().load_model(*arguments, **named)
+        engine = f"{self.vllm_config.instance_id} {self.distributed_init_method}"
+        self._subscriber = Subscriber(engine, self.rank, self.parallel_config.world_size, self.device)
 
     def inspect_update(self, version: int, checksum: str, payload: Any) -> str:
         """Empty, or the sentence that says why this update must not be taken. `payload`: see WeightUpdate."""
         try:
-            if isinstance(payload, bytes):
+            if isinstance(payload, bytes) and is_offer(payload):
+                self._incoming = self._whole(self._subscriber.fetch(payload, checksum, version), version)
+            elif isinstance(payload, bytes):
                 self._incoming = borrowed(payload, checksum, version, self.device)
             else:
                 self._incoming = self._whole(read(opened(payload, version), version), version)
@@ -73,7 +79,8 @@ class WeightReceiver:
         if not payload.is_adapter:
             return payload.tensors
         config = self.model_config
-        return merged(Path(config.model), payload.tensors, version, tied=config.hf_text_config.tie_word_embeddings)
+        adapter = {name: one.cpu() for name, one in payload.tensors.items()}  # the base is read there
+        return merged(Path(config.model), adapter, version, tied=config.hf_text_config.tie_word_embeddings)
 
     def _take(self, model: nn.Module) -> None:
         self.update_weights({"tensors": take_head(model, self._incoming)})
