@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +28,13 @@ from learner.engine import Engine, join
 from learner.errors import BatchError, CheckpointError, DivergedError, MismatchError
 from learner.forward import Policy, token_stats
 from learner.gpu_memory import Lender
-from learner.measures import Measures, combine, max_of, mean_of, reduce
+from learner.measures import Measures, combine, reduce
 from learner.messages import Publication, StepReport, TrainBatch
 from learner.model import export_model, load_model
 from learner.objective import Counts, Objective, TokenStats
 from learner.publish import probe_of, publication
 from learner.score import score
+from learner.step_metrics import IDLE, agreement, batch_metrics, entropy_with_untrained
 from learner.temperature_head import HeadLearner
 from rollout.draw.fit import Drawn, Recomputed
 
@@ -101,10 +101,10 @@ class LearnerWorker:
         objective = self.objective.controlled(self.controller_states)
         trained = trained_part(batch, objective)
         lr = self.config.lr_at(batch.step, self.total_steps)
-        metrics = _IDLE | _batch_metrics(batch, trained) | trained.metrics | {"train/lr": lr}
+        metrics = IDLE | batch_metrics(batch, trained) | trained.metrics | {"train/lr": lr}
         if trained.samples:  # otherwise there is nothing to learn from: the weights stay, the version moves on
             metrics |= self._learn(objective, trained, lr, batch.step)
-        metrics["entropy/mean"] = _entropy_with_untrained(metrics["entropy/mean"], batch, trained)
+        metrics["entropy/mean"] = entropy_with_untrained(metrics["entropy/mean"], batch, trained)
         self.controller_states = {
             name: dict(piece.update(self.controller_states[name], metrics))
             for name, piece in objective.controllers.items()
@@ -248,7 +248,7 @@ class LearnerWorker:
             loss, measures = objective(stats, counts)
             term, found = self._adapter_terms(micro, counts)
             self.engine.accumulate(loss + term, last=place == len(micros) - 1)
-            measured.append(dict(measures) | found | _agreement(stats))
+            measured.append(dict(measures) | found | agreement(stats))
         metrics = reduce(combine(measured), self.world_size)
         self._check(metrics, step)  # before the weights move; every rank sees the same numbers and raises alike
         metrics["train/grad_norm"] = self.engine.step(lr)
@@ -280,51 +280,3 @@ class LearnerWorker:
                 f" {self.config.mismatch_kl_limit}: check that weights reach the engine, or lower learner.lr or"
                 " run.max_staleness"
             )
-
-
-# Metrics that every step reports, as they are when nothing is trained.
-_IDLE = {
-    "train/loss": 0.0,
-    "train/grad_norm": 0.0,
-    "entropy/mean": 0.0,
-    "mismatch/kl": 0.0,
-    "mismatch/max_abs": 0.0,
-    "tis/clipped_fraction": 0.0,
-    "train/clip_fraction": 0.0,
-    "learner/forward_tokens": 0.0,
-}
-
-
-def _agreement(stats: TokenStats) -> dict[str, Any]:
-    """How far the learner's probabilities are from the recorded ones, and how unsure the policy is."""
-    u = stats.lp_old.detach().double() - stats.lp_sampler.double()
-    return {
-        "mismatch/kl": mean_of(torch.expm1(u) - u, stats.mask),
-        "mismatch/max_abs": max_of(u.abs(), stats.mask),
-        "entropy/mean": mean_of(stats.entropy, stats.mask),
-    }
-
-
-def _batch_metrics(batch: TrainBatch, trained: Trained) -> dict[str, float]:
-    groups = {sample.group for sample in batch.samples if len(sample.trained_places)}
-    kept = {sample.group for sample in trained.samples}
-    versions = np.concatenate([[], *(sample.versions[sample.trained_places] for sample in batch.samples)])
-    staleness = batch.step - (versions if len(versions) else np.array([batch.step]))
-    return {
-        "staleness/max": float(staleness.max()),
-        "staleness/mean": float(staleness.mean()),
-        "train/kept_groups_fraction": len(kept) / max(1, len(groups)),
-        "learner/tokens": float(sum(len(sample.trained_places) for sample in trained.samples)),
-    }
-
-
-def _entropy_with_untrained(entropy: float, batch: TrainBatch, trained: Trained) -> float:
-    """Mean over all tokens the policy drew: the learner's where trained, the recorded one where filtered out.
-
-    The filter drops groups the policy is sure about, so a mean over the trained ones alone would be too high.
-    """
-    chosen = {id(sample) for sample in trained.samples}
-    others = [sample.entropies[sample.trained_places] for sample in batch.samples if id(sample) not in chosen]
-    tokens = sum(len(sample.trained_places) for sample in trained.samples)
-    recorded = np.concatenate([[], *others])
-    return float((entropy * tokens + recorded.sum()) / max(1, tokens + len(recorded)))
