@@ -70,6 +70,18 @@ class Actions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taught:
+    """The same responses after prompts with feedback in them, for a policy that teaches itself.
+
+    micro  of the samples that have feedback
+    nodes  int64 [pick] where each pick of the micro-batch itself is among the nodes of `micro`, -1 where it is not
+    """
+
+    micro: "MicroBatch"
+    nodes: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
     """Tensors of one forward pass. Response tokens are right-padded to [seq, tok]; see TokenStats for the units.
 
@@ -79,6 +91,7 @@ class MicroBatch:
     places     int64 [pick] index of each pick in the flattened [seq, tok]
     marks      float32 [seq] by name
     actions    the temperature head's, None where a sample has none
+    taught     None where no sample has feedback
     """
 
     tokens: Tensor
@@ -94,6 +107,7 @@ class MicroBatch:
     temperature: Tensor
     marks: Mapping[str, Tensor]
     actions: Actions | None
+    taught: Taught | None = None
 
 
 def outcomes_of(samples: Sequence[TrainSample]) -> Outcomes:
@@ -240,7 +254,35 @@ def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: 
             changes=padded([sample.head.changes for sample in samples], 0.0).bool(),
             lp_sampler=padded([sample.head.logprobs for sample in samples], 0.0),
         ),
+        taught=_taught(samples, np.flatnonzero(mask)[order], mask.shape, forest_layout, device),
     )
+
+
+def _taught(
+    samples: Sequence[TrainSample],
+    places: np.ndarray,
+    shape: tuple[int, int],
+    forest_layout: bool,
+    device: torch.device,
+) -> Taught | None:
+    rows = [row for row, sample in enumerate(samples) if sample.teacher_prompt_ids is not None]
+    if not rows:
+        return None
+    told = tuple(
+        dataclasses.replace(
+            samples[row], prompt_ids=samples[row].teacher_prompt_ids, teacher_prompt_ids=None, kept=None
+        )
+        for row in rows
+    )
+    whole = Share(indices=tuple(range(len(told))), live=True)
+    micro = micro_batch(
+        Trained(samples=told, advantages=np.zeros(len(told))), whole, forest_layout=forest_layout, device=device
+    )
+    theirs = torch.full((micro.mask.numel(),), -1, device=device)
+    theirs[micro.places] = micro.picks.row_nodes[micro.picks.rows]
+    nodes = torch.full(shape, -1, device=device)
+    nodes[rows, : micro.mask.shape[1]] = theirs.view(micro.mask.shape)
+    return Taught(micro=micro, nodes=nodes.flatten()[torch.from_numpy(places).to(device)])
 
 
 def _kept_ids(samples: Sequence[TrainSample], places: Sequence[np.ndarray]) -> list[np.ndarray] | None:

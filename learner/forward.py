@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from learner import attention
 from learner.batch import MicroBatch, Share, Trained, micro_batch
 from learner.errors import ModelError
-from learner.head import ReferenceHead, TokenHead
+from learner.head import ReferenceHead, TeacherHead, TokenHead
 from learner.messages import TrainSample
 from learner.objective import TokenStats
 from learner.objective.reads import Read
@@ -55,14 +55,18 @@ class Policy(nn.Module):
         return micro_batch(trained, share, forest_layout=self.forest_layout, device=self.device)
 
     def forward(
-        self, micro: MicroBatch, reads: Sequence[Read] = (), reference: ReferenceHead | None = None
+        self,
+        micro: MicroBatch,
+        reads: Sequence[Read] = (),
+        reference: ReferenceHead | None = None,
+        teacher: TeacherHead | None = None,
     ) -> tuple[Tensor, ...]:
         """float32 [seq, tok] nats, 0 in pads: log-probabilities at the recorded temperature, entropies at T = 1.
 
-        Then one for each read; `reference` is for those that read it.
+        Then one for each read; `reference` and `teacher` are for those that read them.
         """
         hidden = self.hidden_states(micro)
-        logprobs, entropies, *values = self.head(hidden, micro.picks, reads, reference)
+        logprobs, entropies, *values = self.head(hidden, micro.picks, reads, reference, teacher)
         empty = torch.zeros(micro.mask.numel(), dtype=torch.float32, device=hidden.device)
         picked = (logprobs, entropies.index_select(0, micro.picks.rows), *values)
         return tuple(empty.index_copy(0, micro.places, each).view(micro.mask.shape) for each in picked)
@@ -71,6 +75,16 @@ class Policy(nn.Module):
     def as_reference(self, micro: MicroBatch) -> ReferenceHead:
         """What this model says of the tokens of a micro-batch, for reads that compare another model with it."""
         return ReferenceHead(hidden=self.hidden_states(micro), weight=self.head.weight, bias=self.head.bias)
+
+    @torch.no_grad()
+    def as_teacher(self, micro: MicroBatch) -> TeacherHead:
+        """What this model says of the tokens of a micro-batch after the prompts with feedback in them."""
+        if micro.taught is None:  # no sample has feedback: nobody looks at the hidden state
+            nodes = torch.full_like(micro.picks.tokens, -1)
+            hidden = self.head.weight.new_zeros(1, self.head.weight.shape[1])
+        else:
+            nodes, hidden = micro.taught.nodes, self.hidden_states(micro.taught.micro)
+        return TeacherHead(hidden=hidden, nodes=nodes, weight=self.head.weight, bias=self.head.bias)
 
     def hidden_states(self, micro: MicroBatch) -> Tensor:
         """[node, channel]: what the head reads, one row per distinct prefix."""

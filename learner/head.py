@@ -52,6 +52,24 @@ class ReferenceHead:
         return _logits(self.hidden, self.weight, self.bias, nodes)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherHead:
+    """What the policy says at the same picks after prompts with feedback in them. No gradient.
+
+    hidden [node, channel], nodes int64 [pick], -1 where there was no feedback; weight and bias are the policy's.
+    """
+
+    hidden: Tensor
+    nodes: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @torch.no_grad()
+    def logits(self, picks: slice) -> Tensor:
+        """float32 [pick, vocab]."""
+        return _logits(self.hidden, self.weight, self.bias, self.nodes[picks].clamp_min(0))
+
+
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     """The rows of one block, the picks that read them, and the kept tokens that are listed for them."""
@@ -71,13 +89,34 @@ class TokenHead(nn.Module):
         self.chunk_rows = max(1, chunk_mib * 2**20 // (4 * head.weight.shape[0]))
 
     def forward(
-        self, hidden: Tensor, picks: Picks, reads: Sequence[Read] = (), reference: ReferenceHead | None = None
+        self,
+        hidden: Tensor,
+        picks: Picks,
+        reads: Sequence[Read] = (),
+        reference: ReferenceHead | None = None,
+        teacher: TeacherHead | None = None,
     ) -> tuple[Tensor, ...]:
         """hidden [node, channel] -> float32 nats: tempered log-probabilities [pick], entropies at T = 1 [row].
 
-        Then one [pick] for each read; `reference` is for those that read it.
+        Then one [pick] for each read; `reference` and `teacher` are for those that read them.
         """
-        return _TokenLogprobs.apply(hidden, self.weight, self.bias, picks, self.chunk_rows, tuple(reads), reference)
+        others = _Others(reference, teacher)
+        return _TokenLogprobs.apply(hidden, self.weight, self.bias, picks, self.chunk_rows, tuple(reads), others)
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The heads that some reads compare the policy with."""
+
+    reference: ReferenceHead | None
+    teacher: TeacherHead | None
+
+    def of(self, reads: Sequence[Read]) -> "_Others":
+        """Those that these reads want."""
+        return _Others(
+            self.reference if any(read.reference for read in reads) else None,
+            self.teacher if any(read.teacher for read in reads) else None,
+        )
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -89,7 +128,7 @@ class _TokenLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, picks, chunk_rows, reads, reference):
+    def forward(ctx, hidden, weight, bias, picks, chunk_rows, reads, others):
         count = len(picks.row_nodes)
         chunks = _chunks(picks, chunk_rows)
         logprobs = torch.empty(len(picks.tokens), dtype=torch.float32, device=hidden.device)
@@ -113,12 +152,12 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs[chosen] = normalized[picks.rows[chosen] - rows.start, picks.tokens[chosen]]
             saved = probabilities if len(chunks) == 1 else None
             if reads:
-                block = _block(logits, picks, chunk, reference if any(read.reference for read in reads) else None)
+                block = _block(logits, picks, chunk, others.of(reads))
                 for value, read in zip(values, reads, strict=True):
                     value[chosen] = read(block)
         ctx.save_for_backward(hidden, weight, bias, entropies)
         ctx.picks, ctx.chunks, ctx.probabilities = picks, chunks, saved
-        ctx.reads, ctx.reference = reads, reference
+        ctx.reads, ctx.others = reads, others
         ctx.mark_non_differentiable(*(value for value, read in zip(values, reads, strict=True) if not read.gradient))
         ctx.set_materialize_grads(False)
         return logprobs, entropies, *values
@@ -128,7 +167,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, entropies = ctx.saved_tensors
         picks = ctx.picks
         slopes = [(read, grad) for read, grad in zip(ctx.reads, grad_values, strict=True) if grad is not None]
-        reference = ctx.reference if any(read.reference for read, _ in slopes) else None
+        others = ctx.others.of([read for read, _ in slopes])
         grad_hidden = torch.zeros_like(hidden)
         trains_weight, trains_bias = ctx.needs_input_grad[1:3]  # with an adapter the head stays as it is
         grad_weight = torch.zeros_like(weight) if trains_weight else None
@@ -160,7 +199,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad -= grad_entropies[rows, None] * normalized.exp() * (normalized + entropies[rows, None])
             if slopes:
                 with torch.enable_grad():
-                    block = _block(logits.detach().requires_grad_(), picks, chunk, reference)
+                    block = _block(logits.detach().requires_grad_(), picks, chunk, others)
                     total = sum((read(block) * upstream[chosen]).sum() for read, upstream in slopes)
                     grad += torch.autograd.grad(total, block.logits)[0]
             grad = grad.to(weight.dtype)
@@ -177,8 +216,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, nodes: Tensor) 
     return nn.functional.linear(hidden.index_select(0, nodes), weight, bias).float()
 
 
-def _block(logits: Tensor, picks: Picks, chunk: _Chunk, reference: ReferenceHead | None) -> Block:
-    rows = chunk.rows
+def _block(logits: Tensor, picks: Picks, chunk: _Chunk, others: _Others) -> Block:
+    rows, reference, teacher = chunk.rows, others.reference, others.teacher
     allowed = None
     if picks.kept is not None:
         counts, ids = picks.kept.counts[rows], picks.kept.ids[chunk.listed].long()
@@ -191,6 +230,8 @@ def _block(logits: Tensor, picks: Picks, chunk: _Chunk, reference: ReferenceHead
         rows=picks.rows[chunk.reads] - rows.start,
         tokens=picks.tokens[chunk.reads],
         reference=None if reference is None else reference.logits(picks.row_nodes[rows]),
+        teacher=None if teacher is None else teacher.logits(chunk.reads),
+        taught=None if teacher is None else teacher.nodes[chunk.reads] >= 0,
     )
 
 

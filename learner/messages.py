@@ -55,6 +55,8 @@ class TrainSample:
     trained                   bool, false for context: tokens that something else than the policy drew; None: all true
     kept                      what truncation left to draw from; None: everything
     head                      the actions of a learned temperature head; None: there is none
+    teacher_prompt_ids        int32, the prompt with feedback in it, after which the policy teaches itself; None: no
+                              feedback. Not aligned with the response
     """
 
     group: int  # samples of one prompt share it
@@ -69,11 +71,14 @@ class TrainSample:
     trained: np.ndarray | None = None
     kept: KeptTokens | None = None
     head: HeadActions | None = None
+    teacher_prompt_ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         length = len(self.response_ids)
         if length == 0 or len(self.prompt_ids) == 0:
             raise ValueError(f"a train sample of group {self.group} has an empty prompt or response")
+        if self.teacher_prompt_ids is not None and len(self.teacher_prompt_ids) == 0:
+            raise ValueError(f"a train sample of group {self.group} has an empty prompt with feedback")
         aligned = {
             "sampler_logprobs": self.sampler_logprobs,
             "temperatures": self.temperatures,

@@ -221,7 +221,8 @@ class LearnerWorker:
     def _statistics(self, objective: Objective, micro: MicroBatch, lp_old: Tensor | None) -> TokenStats:
         reads = objective.reads
         compared = self.reference.as_reference(micro) if any(read.reference for read in reads) else None
-        lp, entropy, *values = self.engine(micro, reads, compared)
+        taught = self.policy.as_teacher(micro) if objective.teacher else None
+        lp, entropy, *values = self.engine(micro, reads, compared, taught)
         return token_stats(
             micro,
             lp,

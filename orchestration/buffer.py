@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from learner.messages import HeadActions, KeptTokens, TrainBatch, TrainSample
+from orchestration.feedback import Teach
 from orchestration.tasks.task import Task
 from reward.config import RewardConfig
 from reward.messages import Status, Verdict, VerifyRequest
@@ -67,10 +68,19 @@ class Rewards:
         return reward + sum(piece(tokens, self.max_tokens) for piece in self.config.shaping.values())
 
 
-def train_batch(step: int, groups: dict[int, Group], rewards: Rewards) -> TrainBatch:
-    """The groups as the learner takes them. Responses whose verdict says nothing about them are left out."""
+def train_batch(step: int, groups: dict[int, Group], rewards: Rewards, teach: Teach | None = None) -> TrainBatch:
+    """The groups as the learner takes them. Responses whose verdict says nothing about them are left out.
+
+    `teach` gives the prompt with feedback, for algorithms that want one.
+    """
     samples = [
-        _train_sample(number, rollout, reward=reward, unshaped=rewards.raw(verdict))
+        _train_sample(
+            number,
+            rollout,
+            reward=reward,
+            unshaped=rewards.raw(verdict),
+            teacher_prompt=teach(group.task, verdict) if teach else None,
+        )
         for number, group in groups.items()
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
         if (reward := rewards.shaped(rollout, verdict)) is not None
@@ -78,7 +88,9 @@ def train_batch(step: int, groups: dict[int, Group], rewards: Rewards) -> TrainB
     return TrainBatch(step=step, samples=tuple(samples))
 
 
-def _train_sample(group: int, rollout: Rollout, *, reward: float, unshaped: float) -> TrainSample:
+def _train_sample(
+    group: int, rollout: Rollout, *, reward: float, unshaped: float, teacher_prompt: tuple[int, ...] | None
+) -> TrainSample:
     """How every token was drawn, carried over as it was recorded."""
     return TrainSample(
         group=group,
@@ -93,6 +105,7 @@ def _train_sample(group: int, rollout: Rollout, *, reward: float, unshaped: floa
         trained=rollout.policy_drawn,
         kept=rollout.kept and KeptTokens(ids=rollout.kept.ids, counts=rollout.kept.counts),
         head=rollout.head and HeadActions(changes=rollout.head.changes, logprobs=rollout.head.logprobs),
+        teacher_prompt_ids=None if teacher_prompt is None else np.asarray(teacher_prompt, np.int32),
     )
 
 

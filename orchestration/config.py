@@ -26,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from learner.config import LearnerConfig
 from learner.objective import Objective
 from orchestration.errors import ConfigError
+from orchestration.feedback import FeedbackConfig
 from orchestration.monitor import MonitorConfig
 from reward.config import RewardConfig
 from rollout.config import RolloutConfig, SpeculativeConfig
@@ -87,6 +88,7 @@ class RunPlan:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig)
     task: Any  # a TaskSource

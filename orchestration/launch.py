@@ -112,6 +112,9 @@ def preflight(plan: RunPlan) -> None:
     heldout = plan.task.heldout_tasks(plan.eval.tasks)
     train = [plan.task.train_task(index, plan.seed) for index in range(plan.run.groups_per_step)]
     check_judging(train, heldout)
+    if plan.algorithm.teacher:
+        for task in train:
+            plan.feedback.check(task)
     plan.strategy.check_files()
     check_tools(verifiers_of([*train, *heldout]), plan.reward)
 

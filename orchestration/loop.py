@@ -30,6 +30,7 @@ from orchestration.checkpoint_store import CheckpointStore
 from orchestration.config import RunPlan
 from orchestration.errors import SchedulerError, StallError, WorkerFailure
 from orchestration.evaluation import EvaluationResult, evaluate
+from orchestration.feedback import teacher
 from orchestration.journal import Journal
 from orchestration.scheduler import Scheduler
 from orchestration.self_check import coarser, self_check
@@ -77,6 +78,7 @@ class RunLoop:
         self.checkpoints = checkpoints
         self.telemetry = telemetry
         self.rewards = Rewards(config=plan.reward, max_tokens=plan.task.max_tokens)
+        self.teach = teacher(plan.feedback, encode) if plan.algorithm.teacher else None
         self.temperature = controller_of(plan.temperature)
         self.controllers = {TEMPERATURE_STATE: self.temperature}
         if SECOND_TEMPERATURE in plan.strategy.needs:
@@ -183,7 +185,7 @@ class RunLoop:
     async def train(self, action: actions.Train) -> None:
         """Take one learner step on whole groups, in order of admission."""
         groups = {number: self.groups.pop(number) for number in action.groups}
-        batch = train_batch(action.step, groups, self.rewards)
+        batch = train_batch(action.step, groups, self.rewards, self.teach)
         versions = (sample.versions[sample.trained_places] for sample in batch.samples)
         oldest = min((int(drawn.min()) for drawn in versions if len(drawn)), default=action.step)
         if action.step - oldest > self.plan.run.max_staleness:

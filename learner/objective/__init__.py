@@ -83,6 +83,11 @@ class Objective:
         """Whether a second model, the one the run started from, is looked at."""
         return "lp_ref" in self.needs or any(read.reference for read in self.reads)
 
+    @property
+    def teacher(self) -> bool:
+        """Whether the policy is also asked what it would say after a prompt with feedback in it."""
+        return any(read.teacher for read in self.reads)
+
     def keep(self, outcomes: Outcomes) -> Tensor:
         """bool [seq]: the samples that every filter lets through."""
         kept = torch.ones(len(outcomes.rewards), dtype=torch.bool)

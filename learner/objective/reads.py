@@ -23,6 +23,8 @@ class Block:
     allowed       bool [row, vocab] what the sampler left to draw from, None: everything
     rows, tokens  int64 [pick] the row of each token, and the token
     reference     float32 [row, vocab] the reference's logits at T = 1, None unless a read needs them
+    teacher       float32 [pick, vocab] the logits at T = 1 of the policy that has seen feedback, None unless a read
+                  needs them; without meaning where `taught`, bool [pick], is false: there was no feedback
     """
 
     logits: Tensor
@@ -31,6 +33,8 @@ class Block:
     rows: Tensor
     tokens: Tensor
     reference: Tensor | None = None
+    teacher: Tensor | None = None
+    taught: Tensor | None = None
 
     def logprobs(self, temperature: Tensor | float | None) -> Tensor:
         """[row, vocab] nats at a temperature, inside what was left to draw from and minus infinity outside."""
@@ -39,10 +43,12 @@ class Block:
 
 
 class Read(ABC):
-    """One number per token. `gradient`: whether it carries one to the model; `reference`: it reads that model too."""
+    """One number per token. `gradient`: whether it carries one to the model; `reference`: it reads that model too;
+    `teacher`: it reads the policy with feedback in its prompt too."""
 
     gradient: bool = False
     reference: ClassVar[bool] = False
+    teacher: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, block: Block) -> Tensor:
@@ -133,3 +139,25 @@ class ReferenceDivergence(Read):
         """float32 [pick]."""
         logprobs = block.logits.log_softmax(-1)
         return (logprobs.exp() * (logprobs - block.reference.log_softmax(-1))).sum(-1)[block.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCrossEntropy(Read):
+    """How far the policy is from what it would have said with feedback in its prompt. With gradient to the former.
+
+    Rule    -sum_a q(a) ln pi(a), q the teacher, without gradient; 0 where the sample has no feedback
+    Units   nats at the recorded temperature, which both have, inside what was left to draw from: the distribution that
+            the response was drawn from, without which a future cost is not the gradient of an expectation.
+    """
+
+    gradient: ClassVar[bool] = True
+    teacher: ClassVar[bool] = True
+
+    def __call__(self, block: Block) -> Tensor:
+        """float32 [pick]."""
+        ours = block.logprobs(block.temperatures)[block.rows]
+        theirs = block.teacher if block.temperatures is None else block.teacher / block.temperatures[block.rows]
+        if block.allowed is not None:
+            cut = ~block.allowed[block.rows]
+            ours, theirs = ours.masked_fill(cut, 0.0), theirs.masked_fill(cut, -torch.inf)
+        return torch.where(block.taught, -(theirs.softmax(-1) * ours).sum(-1), 0.0)

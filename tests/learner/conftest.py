@@ -128,6 +128,16 @@ def _with_actions(batch: TrainBatch, seed=0) -> TrainBatch:
     return dataclasses.replace(batch, samples=tuple(samples))
 
 
+def _with_feedback(batch: TrainBatch, seed=0) -> TrainBatch:
+    """Most samples have a longer prompt for the teacher, which begins in its own way."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for sample in batch.samples:
+        told = np.concatenate([rng.integers(0, VOCABULARY, 3), sample.prompt_ids]).astype(np.int32)
+        samples.append(dataclasses.replace(sample, teacher_prompt_ids=told if rng.random() < 0.7 else None))
+    return dataclasses.replace(batch, samples=tuple(samples))
+
+
 # How the tokens of a batch were drawn: by the policy from everything, from what truncation left, not by the policy.
 DRAWS = {
     "plain": lambda batch: batch,
@@ -156,6 +166,11 @@ def with_context():
 @pytest.fixture(scope="session")
 def with_actions():
     return _with_actions
+
+
+@pytest.fixture(scope="session")
+def with_feedback():
+    return _with_feedback
 
 
 @pytest.fixture(scope="session")

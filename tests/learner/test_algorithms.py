@@ -37,7 +37,9 @@ def start(model_path, free_port):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_algorithm_learns(name, start, make_batch, make_sample, with_actions, truncated, with_context):
+def test_every_algorithm_learns(
+    name, start, make_batch, make_sample, with_actions, with_feedback, truncated, with_context
+):
     """A group of one, responses of one token, then real batches in two minibatches: finite, and the weights move."""
     worker = start(name, minibatches=2, micro_batch_tokens=60)
     before = [parameter.detach().clone() for parameter in worker.policy.parameters()]
@@ -48,7 +50,7 @@ def test_every_algorithm_learns(name, start, make_batch, make_sample, with_actio
         batch = make_batch(seed=step, step=step, groups=6, rewards=[1, 0, 0, 1] * 6)
         batches.append(with_context(truncated(batch)))
     for batch in batches:
-        metrics = worker.train(with_actions(batch)).metrics
+        metrics = worker.train(with_feedback(with_actions(batch))).metrics
         assert all(np.isfinite(value) for value in metrics.values()), metrics
     assert any(not torch.equal(*pair) for pair in zip(before, worker.policy.parameters(), strict=True))
 

@@ -210,6 +210,47 @@ def test_dcpo_against_a_slow_loop(start, model_path, make_batch):
     assert_equal_gradients(gradient_of(worker, batch), model)
 
 
+def allowed_tokens(sample, place, vocabulary):
+    if sample.kept is None or sample.kept.counts[place] == 0:
+        return list(range(vocabulary))
+    end = int(sample.kept.counts[: place + 1].sum())
+    return sample.kept.ids[end - sample.kept.counts[place] : end].tolist()
+
+
+@pytest.mark.parametrize("layout", ["forest", "padded"])
+@pytest.mark.parametrize("micro_batch_tokens", [25, 10_000])
+def test_distil_against_a_slow_loop(layout, micro_batch_tokens, drawn, start, model_path, make_batch, with_feedback):
+    """The whole step, without its baseline: the present policy with feedback in its prompt is the teacher."""
+    batch = with_feedback(drawn(make_batch(groups=3, size=4)))
+    assert {sample.teacher_prompt_ids is None for sample in batch.samples} == {True, False}
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    total, tokens = 0.0, 0
+    for sample in batch.samples:
+        places = sample.trained_places.tolist()
+        tokens += len(places)
+        if sample.teacher_prompt_ids is None:
+            continue
+        ours = logits_of(model, sample)
+        with torch.no_grad():
+            theirs = logits_of(model, dataclasses.replace(sample, prompt_ids=sample.teacher_prompt_ids))
+        cost, lp = {}, {}
+        for place in places:
+            inside = allowed_tokens(sample, place, ours.shape[-1])
+            heat = float(sample.temperatures[place])
+            logprobs = (ours[place, inside] / heat).log_softmax(-1)
+            cost[place] = -((theirs[place, inside] / heat).softmax(-1) * logprobs).sum()
+            lp[place] = logprobs[inside.index(int(sample.response_ids[place]))]
+        for place in places:
+            future = sum((cost[later].detach() for later in places if later > place), torch.tensor(0.0))
+            weight = (lp[place].detach() - float(sample.sampler_logprobs[place])).exp().clamp(max=2.0)
+            total = total + weight * (cost[place] + lp[place] * future)
+    (total / tokens).backward()
+    objective = of_conf("distil")
+    objective = dataclasses.replace(objective, surrogate=dataclasses.replace(objective.surrogate, baseline=False))
+    worker = start(objective, micro_batch_tokens=micro_batch_tokens, layout=layout)
+    assert_equal_gradients(gradient_of(worker, batch), model)
+
+
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_a_mark_belongs_to_its_sample(minibatches, start, model_path, make_batch):
     """Through filter, minibatches and micro-batches: the gradient of mark * lp of the last minibatch, by hand."""
