@@ -196,6 +196,7 @@ def plan_of(**run) -> SimpleNamespace:
         truncation=Truncation(),
         strategy=Plain(),
         learner=LearnerConfig(),
+        algorithm=SimpleNamespace(teacher=False),
         task=FakeTasks(),
         reward=RewardConfig(),
     )
