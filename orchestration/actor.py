@@ -97,6 +97,7 @@ class Service:
         self.log_file = log_file
         self.host = ""
         self.pid = 0
+        self.died = False  # as far as anybody has noticed
         self._numbers = itertools.count()  # of streams
         self._arrivals: dict[int, Arrivals] = {}
         self._taking: asyncio.Task | None = None
@@ -184,13 +185,24 @@ class Service:
                 f"{self.name} failed to {what}: {type(cause).__name__}: {cause}", worker=self.name, died=False
             ) from cause
         except RayActorError as gone:
+            self.died = True
             raise WorkerFailure(f"{self.name} died{self.tail()}", worker=self.name, died=True) from gone
         except RayError as error:
             raise WorkerFailure(f"{self.name}: {error}{self.tail()}", worker=self.name, died=True) from error
 
     def kill(self) -> None:
+        self.died = True
         if self._actor is not None:
             ray.kill(self._actor)
+
+    def kill_process(self) -> None:
+        """SIGKILL, as the kernel does when memory runs out; on another host Ray ends the process. Nobody is told."""
+        if self.host != socket.gethostname():
+            ray.kill(self._actor)
+            return
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # dead, and nobody has noticed yet
+            if Path(f"/proc/{self.pid}/cmdline").read_bytes().startswith(b"ray::"):  # not somebody else's by now
+                os.kill(self.pid, signal.SIGKILL)
 
     def dump_stacks(self) -> None:
         """Ask the process, if it is on this host, to write all its stacks to its log (see `process.prepare`)."""

@@ -22,7 +22,8 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 when the command did what it was asked, 2 for bad input, 1 for everything else that went wrong."""
+    """Exit code 0 when the command did what it was asked, 2 for bad input, 3 where a run lost somebody and can be
+    resumed, 1 for everything else that went wrong."""
     argv = sys.argv[1:] if argv is None else argv
     return _run(parser_for(argv).parse_args(argv))
 
@@ -48,8 +49,9 @@ def parser_for(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     from learner.errors import LearnerError
-    from orchestration.errors import CaseError, ConfigError, OrchestrationError
+    from orchestration.errors import CaseError, ConfigError, OrchestrationError, StallError, WorkerFailure
     from orchestration.models.errors import ModelError
+    from orchestration.supervisor import LOST
     from orchestration.tasks.errors import TaskError
     from reward.errors import RewardError
     from rollout.errors import RolloutError
@@ -63,7 +65,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return 2
     except (OrchestrationError, LearnerError, RewardError, RolloutError) as error:
         sys.stderr.write(f"temper: {error}\n")
-        return 1
+        lost = isinstance(error, StallError) or (isinstance(error, WorkerFailure) and error.died)
+        return LOST if lost else 1
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from learner.config import LearnerConfig
 from learner.objective import Objective
+from orchestration.chaos import ChaosConfig
 from orchestration.errors import ConfigError
 from orchestration.feedback import FeedbackConfig
 from orchestration.monitor import MonitorConfig
@@ -51,7 +52,8 @@ class RunConfig:
     publish_every: int = 1  # steps
     checkpoint_every: int = 0  # steps; 0: only at the end
     keep_checkpoints: int = 2
-    worker_restarts: int = 10  # of rollout and verifier workers together, before the run gives up
+    worker_restarts: int = 10  # of rollout and verifier workers together within an hour, before the run gives up
+    restarts: int = 0  # of the whole run within an hour, from its newest checkpoint, when driver or learner are lost
     stall_deadline_s: float = 600.0  # without any event, the run stops and says who waited for whom
     self_check: bool = True  # before the first group: does each engine draw what it records, as the learner sees it?
 
@@ -90,6 +92,7 @@ class RunPlan:
     reward: RewardConfig = field(default_factory=RewardConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    chaos: ChaosConfig = field(default_factory=ChaosConfig)
     speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig)
     task: Any  # a TaskSource
     model: Any  # a model source: orchestration/models
@@ -235,6 +238,11 @@ def check(plan: RunPlan) -> None:
         )
     if plan.run.max_staleness < 0:
         raise ConfigError(f"run.max_staleness is 0 or more, got {plan.run.max_staleness}")
+    if plan.run.restarts and not plan.run.checkpoint_every:
+        raise ConfigError(
+            f"run.restarts={plan.run.restarts} starts a lost run again from its newest checkpoint, and"
+            " run.checkpoint_every=0 writes none before the end: set it to a number of steps"
+        )
     if plan.run.publish_every > plan.run.max_staleness + 1:
         raise ConfigError(
             f"run.publish_every={plan.run.publish_every} with run.max_staleness={plan.run.max_staleness} would never"

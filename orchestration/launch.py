@@ -18,6 +18,7 @@ import ray
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
+from orchestration.chaos import ChaosConfig, chaos
 from orchestration.checkpoint_store import CheckpointStore, SavedCheckpoint
 from orchestration.config import RunPlan
 from orchestration.evaluation import EvaluationResult, evaluate
@@ -32,6 +33,7 @@ from orchestration.scheduler_config import SchedulerConfig
 from orchestration.tasks.judging import check_judging, verifiers_of
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
+from orchestration.watchdog import watchdog
 from reward.service import check_tools
 from rollout.strategies import Plain
 
@@ -82,9 +84,22 @@ async def _train(
             loop.restore(saved.folder)
         stop_on_interrupt(loop.stop)
         await asyncio.gather(services.verifier.start(), services.learner.start(model, saved and saved.folder))
-        return await loop.run()
+        with watchdog(plan.run.stall_deadline_s), _chaos(plan.chaos, folder, services):
+            return await loop.run()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _chaos(config: ChaosConfig, folder: RunFolder, services: RayServices) -> Iterator[None]:
+    if not config.every_s:
+        yield
+        return
+    killing = asyncio.create_task(chaos(config, folder.root, lambda: services.alive))
+    try:
+        yield
+    finally:
+        killing.cancel()
 
 
 async def score(plan: RunPlan, model: Path, logs: Path) -> EvaluationResult:

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from orchestration import process
 from orchestration.actor import Service
 from orchestration.config import ClusterConfig, RunPlan
 from orchestration.errors import ConfigError, WorkerFailure
+from orchestration.restarts import Restarts
 from reward.messages import Verdict, VerifyRequest
 from reward.service import VerifierPool
 from rollout.config import RolloutConfig
@@ -179,7 +181,7 @@ class RayVerifier:
                     raise
                 async with self._replacing:
                     if self._service is service:  # nobody else has replaced it yet
-                        self._services.count_restart(failure)
+                        await self._services.before_restart(failure)
                         await self.start()
 
 
@@ -258,7 +260,7 @@ class RayServices:
         self._numbers: dict[str, itertools.count] = {}
         self._started: list[Service] = []
         self._rollout_workers = 0
-        self._restarts = 0
+        self._restarts = Restarts(plan.run.worker_restarts)
         self.learner = RayLearner(self)
         self.verifier = RayVerifier(self)
 
@@ -281,7 +283,7 @@ class RayServices:
         config = self.plan.rollout
         self._rollout_workers += 1
         if self._rollout_workers > config.workers:  # the first ones are no restarts
-            self.count_restart(WorkerFailure("a rollout worker died", worker="rollout", died=True))
+            await self.before_restart(WorkerFailure("a rollout worker died", worker="rollout", died=True))
         name = self._next_name("rollout")
         service = await self.start(
             "rollout",
@@ -309,15 +311,21 @@ class RayServices:
         log.info("%s is up, process %d", name, service.pid)
         return service
 
-    def count_restart(self, failure: WorkerFailure) -> None:
-        """Raise the failure when the budget of restarts is spent."""
-        self._restarts += 1
-        if self._restarts > self.plan.run.worker_restarts:
+    async def before_restart(self, failure: WorkerFailure) -> None:
+        """Wait as long as is due; raises the failure when the budget of restarts is spent."""
+        pause_s = self._restarts.pause(time.monotonic())
+        if pause_s is None:
             raise WorkerFailure(
-                f"{failure} (restart {self._restarts}, run.worker_restarts={self.plan.run.worker_restarts})",
+                f"{failure} (run.worker_restarts={self.plan.run.worker_restarts} within an hour are used up)",
                 worker=failure.worker,
                 died=True,
             )
+        await asyncio.sleep(pause_s)
+
+    @property
+    def alive(self) -> dict[str, Service]:
+        """The actors that nobody knows to be dead, by name."""
+        return {service.name: service for service in self._started if not service.died}
 
     def dump_stacks(self) -> None:
         for service in self._started:

@@ -42,8 +42,7 @@ class RunFolder:
     @classmethod
     def create(cls, plan: RunPlan) -> "RunFolder":
         """Make a new run's folder and write the resolved config. Raises ConfigError where it already holds a run."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        root = Path(plan.run.dir) if plan.run.dir else RUNS / plan.name / f"{stamp}-s{plan.seed}"
+        root = cls.root_of(plan)
         folder = cls(root.absolute())
         if folder.config.exists():
             raise ConfigError(
@@ -59,6 +58,12 @@ class RunFolder:
             ) from error
         folder._point_latest()
         return folder
+
+    @staticmethod
+    def root_of(plan: RunPlan) -> Path:
+        """Where a run that begins now has its folder."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return Path(plan.run.dir) if plan.run.dir else RUNS / plan.name / f"{stamp}-s{plan.seed}"
 
     @classmethod
     def open(cls, root: Path) -> "RunFolder":

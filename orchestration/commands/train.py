@@ -17,11 +17,13 @@ from pathlib import Path
 from orchestration.config import CONF, RunPlan, load_plan, load_saved_plan
 from orchestration.process import prepare
 from orchestration.run_folder import RunFolder
+from orchestration.supervisor import start_driver, supervise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="configuration overrides, see below")
     parser.add_argument("--conf", type=Path, default=CONF, help="configuration folder (default: the one Temper ships)")
+    parser.add_argument("--driver", action="store_true", help=argparse.SUPPRESS)  # started by a supervisor
     parser.epilog = f"choices (group=name):\n{_groups()}\n\nkeys and their defaults:\n{_keys()}"
 
 
@@ -46,6 +48,8 @@ def _keys() -> str:
 def run(arguments: argparse.Namespace) -> int:
     prepare()
     plan, folder = plan_and_folder(arguments.overrides, arguments.conf)
+    if plan.run.restarts and not arguments.driver:
+        return _supervised(arguments, plan, folder)
     from orchestration.launch import train  # imports Ray and transformers: seconds
 
     report = train(plan, folder)
@@ -54,6 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"stopped at step {report.version} of {plan.run.steps}; continue with: temper train resume=...\n"
         )
     return 0
+
+
+def _supervised(arguments: argparse.Namespace, plan: RunPlan, folder: RunFolder | None) -> int:
+    root = folder.root if folder else RunFolder.root_of(plan)
+    flags = ["--driver", "--conf", str(arguments.conf)]
+    first = ["train", *arguments.overrides, *([] if folder else [f"run.dir={root}"]), *flags]
+    return supervise(first, root, ["train", f"resume={root}", *flags], plan.run.restarts, start_driver)
 
 
 def plan_and_folder(overrides: list[str], conf: Path) -> tuple[RunPlan, RunFolder | None]:

@@ -165,12 +165,12 @@ def test_a_killed_actor_costs_nothing_but_time(tmp_path, victim):
 
 @pytest.mark.slow
 def test_a_dead_learner_ends_the_run_with_its_last_words(tmp_path):
-    """kill -9 of the learner: exit code 1, one message that names the actor, shows its log and says how to go on."""
+    """kill -9 of the learner: exit code 3, one message that names the actor, shows its log and says how to go on."""
     folder = tmp_path / "run"
     process = start(folder, "run.steps=50")
     wait_until(lambda: len(steps_of(folder)) >= 2, process)
     os.kill(pid_of(folder, "learner-0"), signal.SIGKILL)
-    assert process.wait(60) == 1
+    assert process.wait(60) == 3
     console = (folder.parent / "run.console").read_text()
     assert "learner-0 died" in console
     assert "the last lines of its log" in console
