@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from learner.attention_entropy import UNSUPPORTED, Watch, row_entropies
 from learner.forest import Forest
 
 NAME = "temper_forest"
-# Arguments of attention implementations that change the result and that this one does not know: a model that uses one
-# of them is evaluated in the padded layout, by the attention transformers chooses for it.
-UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +85,14 @@ def forest_attention(
     scaling: float | None = None,
     layout: Layout | None = None,
     sliding_window: int | None = None,
+    watch: Watch | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """What transformers calls; returns [batch, token, head, channel]. Raises NotImplementedError, see UNSUPPORTED."""
+    """What transformers calls; returns [batch, token, head, channel].
+
+    Raises NotImplementedError for arguments that change the result and are not known here: such a model is evaluated in
+    the padded layout, by the attention transformers chooses for it.
+    """
     used = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
     if used or sliding_window is not None or attention_mask is not None:
         raise NotImplementedError(f"{NAME} attention of {type(module).__name__} with {used or 'a window or mask'}")
@@ -100,20 +103,33 @@ def forest_attention(
     query, key, value = (
         tensor[0].transpose(0, 1).flatten(1) for tensor in (query, key, value)
     )  # [node, head * channel]
+    if watch is not None and watch.wants(module):
+        entropies = [_entropies(block, query, key, heads, scaling) for block in layout.blocks]
+        watch.fill(module, torch.cat(entropies).index_select(0, layout.slots))
     results = [_attend(block, query, key, value, heads, scaling) for block in layout.blocks]
     out = torch.cat(results).index_select(0, layout.slots)
     return out.view(1, -1, heads, channels), None
 
 
 def _attend(block: Block, query: Tensor, key: Tensor, value: Tensor, heads: int, scaling: float | None) -> Tensor:
-    channels = query.shape[1] // heads
-    key_heads = key.shape[1] // channels
-    rows = len(block.queries)
-    q = query.index_select(0, block.queries.flatten()).view(rows, -1, heads, channels).transpose(1, 2)
-    k = key.index_select(0, block.keys.flatten()).view(rows, -1, key_heads, channels).transpose(1, 2)
-    v = value.index_select(0, block.keys.flatten()).view(rows, k.shape[2], key_heads, -1).transpose(1, 2)
+    key_heads = key.shape[1] // (query.shape[1] // heads)
+    q, k = _gathered(query, block.queries, heads), _gathered(key, block.keys, key_heads)
+    v = _gathered(value, block.keys, key_heads)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=block.visible, scale=scaling, enable_gqa=heads != key_heads)
     return out.transpose(1, 2).flatten(2).flatten(0, 1)  # [segment * query, head * channel]
+
+
+@torch.no_grad()
+def _entropies(block: Block, query: Tensor, key: Tensor, heads: int, scaling: float | None) -> Tensor:
+    """float32 [segment * query]."""
+    key_heads = key.shape[1] // (query.shape[1] // heads)
+    q, k = _gathered(query, block.queries, heads), _gathered(key, block.keys, key_heads)
+    return row_entropies(q, k, block.visible, scaling).flatten()
+
+
+def _gathered(nodes: Tensor, chosen: Tensor, heads: int) -> Tensor:
+    """[segment, head, token, channel] of [node, head * channel]."""
+    return nodes.index_select(0, chosen.flatten()).view(*chosen.shape, heads, -1).transpose(1, 2)
 
 
 def register() -> None:

@@ -9,6 +9,7 @@ Pure: any rank can work out what every rank does, so all take the same number of
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from learner.attention import Layout, layout_of
+from learner.balance import portions
 from learner.forest import lexicographic_order, plant, shared_prefix
 from learner.head import Picks
 from learner.messages import TrainBatch, TrainSample
@@ -30,12 +32,14 @@ class Trained:
     """The samples that are trained, in the order of the batch, with their advantages and marks (float64 [sample]).
 
     `metrics`: what the objective reports of the whole batch, also of samples that are not trained.
+    `answers`: int64 [sample] the response token with which the answer begins; None unless a piece looks there.
     """
 
     samples: tuple[TrainSample, ...]
     advantages: np.ndarray
     marks: Mapping[str, np.ndarray] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    answers: np.ndarray | None = None
 
     def part(self, indices: np.ndarray) -> "Trained":
         """Some of the samples."""
@@ -43,6 +47,7 @@ class Trained:
             samples=tuple(self.samples[index] for index in indices),
             advantages=self.advantages[indices],
             marks={name: values[indices] for name, values in self.marks.items()},
+            answers=None if self.answers is None else self.answers[indices],
         )
 
 
@@ -92,6 +97,8 @@ class MicroBatch:
     marks      float32 [seq] by name
     actions    the temperature head's, None where a sample has none
     taught     None where no sample has feedback
+    members    int64 [seq] which sample of `Trained` each row is
+    answers    int64 [seq] the node that predicts the first token of the answer; None unless a piece looks there
     """
 
     tokens: Tensor
@@ -108,6 +115,8 @@ class MicroBatch:
     marks: Mapping[str, Tensor]
     actions: Actions | None
     taught: Taught | None = None
+    members: Tensor | None = None
+    answers: Tensor | None = None
 
 
 def outcomes_of(samples: Sequence[TrainSample]) -> Outcomes:
@@ -161,35 +170,37 @@ def input_sequence(sample: TrainSample) -> np.ndarray:
     return np.concatenate([sample.prompt_ids, sample.response_ids[: sample.trained_places[-1]]])
 
 
-def shares(samples: Sequence[TrainSample], ranks: int, budget: int) -> list[list[Share]]:
-    """For each rank its micro-batches, at most `budget` computed tokens each (a longer single sample goes alone)."""
+def shares(samples: Sequence[TrainSample], ranks: int, budget: int, context_cost: float = 0.0) -> list[list[Share]]:
+    """For each rank its micro-batches, at most `budget` computed tokens each (a longer single sample goes alone).
+
+    `context_cost` is what attending costs, see learner/balance.py.
+    """
     sequences = [input_sequence(sample) for sample in samples]
     order = lexicographic_order(sequences)
-    fresh = [len(sequences[order[0]])]
-    for before, index in zip(order, order[1:], strict=False):
-        fresh.append(len(sequences[index]) - shared_prefix(sequences[before], sequences[index]))
-    ends = np.searchsorted(np.cumsum(fresh), np.arange(1, ranks) / ranks * sum(fresh))
-    portions = np.split(np.arange(len(order)), ends)
-    plan = [_cut(portion, order, sequences, fresh, budget) for portion in portions]
+    ordered = [sequences[index] for index in order]
+    shared = [0, *(shared_prefix(before, this) for before, this in itertools.pairwise(ordered))]
+    dealt = portions(list(map(len, ordered)), shared, ranks, context_cost)
+    plan = [
+        [Share(indices=tuple(order[at] for at in part), live=True) for part in _cut(places, ordered, budget)]
+        for places in dealt
+    ]
     longest = max(map(len, plan))
     idle = Share(indices=(min(order, key=lambda index: len(sequences[index])),), live=False)
     return [live + [idle] * (longest - len(live)) for live in plan]
 
 
-def _cut(
-    portion: np.ndarray, order: list[int], sequences: list[np.ndarray], fresh: list[int], budget: int
-) -> list[Share]:
+def _cut(places: np.ndarray, ordered: list[np.ndarray], budget: int) -> list[list[int]]:
     parts: list[list[int]] = []
     used = 0
-    for place in portion:
-        index = order[place]
-        if not parts or used + fresh[place] > budget:
+    for place in places:
+        fresh = len(ordered[place]) - (shared_prefix(ordered[parts[-1][-1]], ordered[place]) if parts else 0)
+        if not parts or used + fresh > budget:
             parts.append([])
-            used = len(sequences[index])  # the first of a micro-batch computes its whole prefix
+            used = len(ordered[place])  # the first of a micro-batch computes its whole prefix
         else:
-            used += fresh[place]
-        parts[-1].append(index)
-    return [Share(indices=tuple(part), live=True) for part in parts]
+            used += fresh
+        parts[-1].append(place)
+    return parts
 
 
 def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: torch.device) -> MicroBatch:
@@ -255,7 +266,16 @@ def micro_batch(trained: Trained, share: Share, *, forest_layout: bool, device: 
             lp_sampler=padded([sample.head.logprobs for sample in samples], 0.0),
         ),
         taught=_taught(samples, np.flatnonzero(mask)[order], mask.shape, forest_layout, device),
+        members=torch.tensor(share.indices, device=device),
+        answers=None if trained.answers is None else _answer_nodes(forest.paths, samples, trained, share).to(device),
     )
+
+
+def _answer_nodes(
+    paths: Sequence[np.ndarray], samples: Sequence[TrainSample], trained: Trained, share: Share
+) -> Tensor:
+    at = [len(sample.prompt_ids) - 1 + trained.answers[i] for sample, i in zip(samples, share.indices, strict=True)]
+    return torch.tensor([int(path[place]) for path, place in zip(paths, at, strict=True)])
 
 
 def _taught(

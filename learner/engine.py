@@ -1,13 +1,13 @@
-"""One DeepSpeed rank: gradients in, weights stepped; checkpoints of exactly that. All of DeepSpeed's behaviour is here.
+"""One DeepSpeed rank: gradients in, weights stepped; checkpoints of exactly that. How DeepSpeed behaves is known here.
 
 DeepSpeed divides gradients by the number of ranks; the objective's shares add up, so the loss is multiplied by it.
+What its optimizers hold of a parameter is known in masters.py, what a checkpoint looks like in checkpoint.py.
 """
 
-import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+from learner import checkpoint
 from learner.config import LearnerConfig
-from learner.errors import CheckpointError
+from learner.masters import KINDS, Masters
 
-logger = logging.getLogger(__name__)
-
-TAG = "state"  # name of the folder DeepSpeed makes inside a checkpoint
-TRAINED = "temper_trained"  # among what is saved: the parameters of an adapter
+STEPS = "optimizer_steps"  # beside what the caller saves
+BUFFER = "buffer"
 
 
 def join(rank: int, world_size: int, master_addr: str, master_port: int) -> torch.device:
@@ -65,17 +64,22 @@ class Engine:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=policy, optimizer=optimizer, config=self._deepspeed_config()
         )
+        self.masters = Masters(self.engine, self._stage)
 
     def _deepspeed_config(self) -> dict[str, Any]:
+        on_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         return {
             "train_micro_batch_size_per_gpu": 1,  # samples are packed: DeepSpeed only counts with this number
             "gradient_accumulation_steps": 1,  # the boundary is set by hand, see `accumulate`
             "gradient_clipping": 0.0 if self._clips_itself else self.config.max_grad_norm,
             "zero_optimization": {
-                "stage": self.config.zero_stage,
-                "stage3_gather_16bit_weights_on_model_save": True,
+                "stage": self._stage,
+                **({"offload_optimizer": on_cpu} if self.config.offload_optimizer else {}),
+                **({"offload_param": on_cpu} if self.config.offload_parameters else {}),
             },
             "bf16": {"enabled": self.config.dtype == "bfloat16"},
+            # Micro-batches add up in float32: of many small ones, a bfloat16 sum loses the last.
+            "data_types": {"grad_accum_dtype": "fp32"},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 10**9,
@@ -83,12 +87,18 @@ class Engine:
         }
 
     @property
-    def _clips_itself(self) -> bool:
-        # At ZeRO-0 in float32 DeepSpeed clips, but does not say what the norm was.
-        return self.config.zero_stage == 0 and self.config.dtype == "float32"
+    def _stage(self) -> int:
+        # DeepSpeed's ZeRO-0 adds gradients up in bfloat16 and loses small ones; its ZeRO-2, which on one rank divides
+        # nothing, adds them up in float32. Several ranks that would rather talk less often have ZeRO-1.
+        return 2 if self.config.zero_stage == 0 and self.config.dtype == "bfloat16" else self.config.zero_stage
 
-    def __call__(self, *inputs: Any) -> Any:
-        return self.engine(*inputs)
+    @property
+    def _clips_itself(self) -> bool:
+        # At ZeRO-0 DeepSpeed clips, but does not say what the norm was.
+        return self._stage == 0
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self.engine(*inputs, **named)
 
     def accumulate(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of one micro-batch's share; after the last, gradients of all ranks are combined."""
@@ -100,7 +110,7 @@ class Engine:
     def step(self, lr: float) -> float:
         """Clip and take the optimizer step; returns the global gradient norm before clipping, which may not be finite.
 
-        A step with a non-finite norm leaves the weights as they are where the norm is known before (ZeRO-0, float32).
+        A step with a norm that is not finite leaves the weights as they are.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -115,67 +125,54 @@ class Engine:
 
     def gathered(self) -> AbstractContextManager:
         """Inside, every parameter is whole on every rank, which ZeRO-3 otherwise splits; all ranks enter together."""
-        if self.config.zero_stage < 3:
+        if self._stage < 3:
             return nullcontext()
         return deepspeed.zero.GatheredParameters(list(self.engine.module.parameters()))
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write `state` and everything that is trained; frozen weights are those of the model folder."""
-        state = state | {TRAINED: self._trained_shapes()}
-        with _only_trained(self.engine.module):
-            self.engine.save_checkpoint(
-                str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=self._has_frozen
-            )
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Write `state`, as JSON, and everything that is trained; all ranks call it, rank 0 writes. Raises OSError."""
+        trained, buffers = self._trained(), self._buffers()
+        values = (
+            self.masters.whole(trained[name], kind) if kind in KINDS else buffers[name]
+            for kind, _, name in (key.partition("/") for key in self._shapes())
+        )
+        state = {**state, STEPS: self.masters.steps}
+        try:
+            checkpoint.write(folder if torch.distributed.get_rank() == 0 else None, state, self._shapes(), values)
+        finally:
+            torch.distributed.barrier()  # no rank reads what rank 0 has not finished
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """The `state` given to `save`. Raises CheckpointError for a folder without a checkpoint that fits."""
-        if not (folder / TAG).is_dir():
-            raise CheckpointError(f"{folder} holds no learner checkpoint: it has no folder named {TAG!r}")
-        try:
-            path, state = self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=not self._has_frozen)
-        except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
-            raise CheckpointError(
-                f"the learner checkpoint in {folder} does not fit this model or these {self.world_size} ranks"
-                f" with ZeRO-{self.config.zero_stage}: {error}"
-            ) from error
-        if path is None:
-            raise CheckpointError(f"DeepSpeed found nothing to load in {folder / TAG}")
-        self._check_trained(folder, state.pop(TRAINED, {}))
+        """The `state` given to `save`, by any number of ranks at any ZeRO stage.
+
+        Raises CheckpointError for a folder without a checkpoint, or with one of other parameters.
+        """
+        buffers = self._buffers()
+        with checkpoint.reading(folder) as (state, tensors):
+            checkpoint.check_shapes(folder, tensors, self._shapes())
+            for name, parameter in self._trained().items():
+                for kind in KINDS:
+                    self.masters.put(parameter, kind, tensors.get_tensor(f"{kind}/{name}"))
+            for name, buffer in buffers.items():
+                buffer.copy_(tensors.get_tensor(f"{BUFFER}/{name}"))
+        self.masters.settle()
+        self.masters.steps = state.pop(STEPS)
         return state
 
-    @property
-    def _has_frozen(self) -> bool:
-        return not all(parameter.requires_grad for parameter in self.engine.module.parameters())
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: one for name, one in self.engine.module.named_parameters() if one.requires_grad}
 
-    def _trained_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of an adapter's parameters, by name; none where everything is trained, which DeepSpeed checks by itself."""
-        if not self._has_frozen:
-            return {}
-        named = self.engine.module.named_parameters()
-        return {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in named if one.requires_grad}
+    def _buffers(self) -> dict[str, Tensor]:
+        """What a model counts beside its parameters; none in most."""
+        kept = self.engine.module.state_dict().keys()
+        return {name: one for name, one in self.engine.module.named_buffers() if name in kept}
 
-    def _check_trained(self, folder: Path, saved: dict[str, tuple[int, ...]]) -> None:
-        here = self._trained_shapes()
-        if saved != here:
-            different = sorted(name for name in saved.keys() | here.keys() if saved.get(name) != here.get(name))
-            raise CheckpointError(
-                f"the learner checkpoint in {folder} is of another adapter, or of none: {len(different)} trained"
-                f" parameters differ, such as {different[0]} of shape {saved.get(different[0])} there and"
-                f" {here.get(different[0])} here; resume with the learner.adapter it was made with"
-            )
-
-
-@contextmanager
-def _only_trained(module: nn.Module) -> Iterator[None]:
-    """Inside, the module's state leaves frozen parameters out, under every name they have (a head has two)."""
-
-    def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            if not parameter.requires_grad:
-                state.pop(prefix + name, None)
-
-    handle = module.register_state_dict_post_hook(leave_out)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def _shapes(self) -> dict[str, Tensor]:
+        """Names, shapes and types of all that a checkpoint holds, in the order of the file: wide types first."""
+        shapes = {
+            f"{kind}/{name}": torch.empty(getattr(one, "ds_shape", one.shape), dtype=torch.float32, device="meta")
+            for name, one in self._trained().items()
+            for kind in KINDS
+        }
+        shapes |= {f"{BUFFER}/{name}": one.to("meta") for name, one in self._buffers().items()}
+        return dict(sorted(shapes.items(), key=lambda one: -one[1].element_size()))

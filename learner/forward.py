@@ -5,18 +5,20 @@ tokens --transformer--> hidden state per node --head, in chunks--> lp at T, entr
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from learner import attention
+from learner import attention, attention_entropy
+from learner.attention_entropy import Watch
 from learner.batch import MicroBatch, Share, Trained, micro_batch
 from learner.errors import ModelError
 from learner.head import ReferenceHead, TeacherHead, TokenHead
 from learner.messages import TrainSample
 from learner.objective import TokenStats
+from learner.objective.observations import AttentionEntropy
 from learner.objective.reads import Read
 
 if TYPE_CHECKING:
@@ -60,16 +62,26 @@ class Policy(nn.Module):
         reads: Sequence[Read] = (),
         reference: ReferenceHead | None = None,
         teacher: TeacherHead | None = None,
+        observed: Sequence[AttentionEntropy] = (),
+        answers: Literal["none", "too", "alone"] = "none",
     ) -> tuple[Tensor, ...]:
         """float32 [seq, tok] nats, 0 in pads: log-probabilities at the recorded temperature, entropies at T = 1.
 
-        Then one for each read; `reference` and `teacher` are for those that read them.
+        Then one for each read; `reference` and `teacher` are for those that read them. Then one for each observation.
+        Last float32 [seq, channel] the state before each answer, or that alone, without the head.
         """
-        hidden = self.hidden_states(micro)
+        layers = [each.index(self.layers) for each in observed]
+        watch = Watch(layers) if layers else None
+        hidden = self.hidden_states(micro, watch)
+        states = () if answers == "none" else (hidden.index_select(0, micro.answers).float(),)
+        if answers == "alone":
+            return states
         logprobs, entropies, *values = self.head(hidden, micro.picks, reads, reference, teacher)
         empty = torch.zeros(micro.mask.numel(), dtype=torch.float32, device=hidden.device)
-        picked = (logprobs, entropies.index_select(0, micro.picks.rows), *values)
-        return tuple(empty.index_copy(0, micro.places, each).view(micro.mask.shape) for each in picked)
+        of_rows = [entropies, *(_per_node(watch.found[layer], micro)[micro.picks.row_nodes] for layer in layers)]
+        entropies, *widths = (each.index_select(0, micro.picks.rows) for each in of_rows)
+        picked = (logprobs, entropies, *values, *widths)
+        return *(empty.index_copy(0, micro.places, each).view(micro.mask.shape) for each in picked), *states
 
     @torch.no_grad()
     def as_reference(self, micro: MicroBatch) -> ReferenceHead:
@@ -86,11 +98,40 @@ class Policy(nn.Module):
             nodes, hidden = micro.taught.nodes, self.hidden_states(micro.taught.micro)
         return TeacherHead(hidden=hidden, nodes=nodes, weight=self.head.weight, bias=self.head.bias)
 
-    def hidden_states(self, micro: MicroBatch) -> Tensor:
-        """[node, channel]: what the head reads, one row per distinct prefix."""
+    @property
+    def layers(self) -> int:
+        return self.model.config.get_text_config().num_hidden_layers
+
+    def hidden_states(self, micro: MicroBatch, watch: Watch | None = None) -> Tensor:
+        """[node, channel]: what the head reads, one row per distinct prefix; `watch` is filled in on the way."""
         extra = {} if micro.layout is None else {"layout": micro.layout, "position_ids": micro.positions}
-        hidden = self.model.base_model(input_ids=micro.tokens, use_cache=False, **extra).last_hidden_state.flatten(0, 1)
-        return hidden if micro.node_rows is None else hidden.index_select(0, micro.node_rows)
+        if watch is not None:
+            extra["watch"] = watch
+        output = self.model.base_model(input_ids=micro.tokens, use_cache=False, **extra)
+        return _per_node(output.last_hidden_state.flatten(0, 1), micro)
+
+    def observe(self, wanted: Sequence[AttentionEntropy]) -> None:
+        """Get ready to say what attention looks like. Raises ModelError for a layer in which it cannot be seen."""
+        if not wanted:
+            return
+        specimen = _specimen(self.model.config.get_text_config().vocab_size)
+        micro = self.micro_batch(specimen, Share(indices=tuple(range(len(specimen.samples))), live=True))
+        for each in wanted:
+            watch = Watch([each.index(self.layers)])
+            try:
+                if not self.forest_layout:
+                    attention_entropy.register()
+                    self.model.set_attn_implementation(attention_entropy.PADDED)
+                with torch.no_grad():
+                    self.hidden_states(micro, watch)
+                reason = "" if watch.found else "it does not attend through transformers' attention interface"
+            except (NotImplementedError, TypeError, ValueError) as error:
+                reason = str(error)
+            if reason:
+                raise ModelError(
+                    f"attention in layer {each.index(self.layers)} of {type(self.model).__name__} cannot be observed:"
+                    f" {reason}; choose another layer, or an algorithm without AttentionEntropy"
+                )
 
     @torch.no_grad()
     def next_token_logits(self, token_ids: tuple[int, ...]) -> Tensor:
@@ -138,6 +179,11 @@ class Policy(nn.Module):
         return False
 
 
+def _per_node(values: Tensor, micro: MicroBatch) -> Tensor:
+    """[node, ...] of what the transformer says at every position of its flattened output."""
+    return values if micro.node_rows is None else values.index_select(0, micro.node_rows)
+
+
 def token_stats(
     micro: MicroBatch,
     lp: Tensor,
@@ -145,7 +191,8 @@ def token_stats(
     lp_old: Tensor | None,
     needs: frozenset[str | Read],
     lp_ref: Tensor | None = None,
-    reads: Mapping[Read, Tensor] | None = None,
+    reads: Mapping[Read | AttentionEntropy, Tensor] | None = None,
+    answers: Tensor | None = None,
 ) -> TokenStats:
     """What the objective sees; `lp_old` None means that the policy has not moved since the batch began."""
     return TokenStats(
@@ -160,6 +207,7 @@ def token_stats(
         lp_ref=lp_ref,
         reads=reads or {},
         marks=micro.marks,
+        answers=answers,
     )
 
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from learner.objective.reads import Block, Read
 from rollout.draw.truncation import KeptSets
 
+SMALL_BLOCK = 8 * 2**20  # bytes of float32 logits below which a smaller block saves no memory worth having
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picks:
@@ -86,7 +88,9 @@ class TokenHead(nn.Module):
         super().__init__()
         self.weight = head.weight
         self.bias = head.bias
-        self.chunk_rows = max(1, chunk_mib * 2**20 // (4 * head.weight.shape[0]))
+        # Two blocks exist at a time, one more for a gradient of the entropy: of a small model they would be the most.
+        block = min(chunk_mib * 2**20, max(SMALL_BLOCK, head.weight.numel() * 4 // 2))
+        self.chunk_rows = max(1, block // (4 * head.weight.shape[0]))
 
     def forward(
         self,
@@ -101,6 +105,10 @@ class TokenHead(nn.Module):
         Then one [pick] for each read; `reference` and `teacher` are for those that read them.
         """
         others = _Others(reference, teacher)
+        if runs_fused(hidden, self.weight, picks, reads):
+            from learner.fused_head import FusedTokenLogprobs  # Triton, which is there where CUDA is
+
+            return FusedTokenLogprobs.apply(hidden, self.weight, self.bias, picks)
         return _TokenLogprobs.apply(hidden, self.weight, self.bias, picks, self.chunk_rows, tuple(reads), others)
 
 
@@ -119,6 +127,15 @@ class _Others:
         )
 
 
+def runs_fused(hidden: Tensor, weight: Tensor, picks: Picks, reads: Sequence[Read]) -> bool:
+    """Whether learner/fused_head.py computes this: in bfloat16 on a GPU, whole rows, nothing but what it knows.
+
+    In float32 there are no tensor cores to feed, and chunks are as fast.
+    """
+    half = hidden.dtype == weight.dtype == torch.bfloat16
+    return hidden.is_cuda and half and picks.kept is None and not reads
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """lp = z[y] / T - logsumexp(z / T) and H = logsumexp(z) - sum softmax(z) z, with z = hidden @ weight.T + bias.
 
@@ -129,34 +146,23 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, picks, chunk_rows, reads, others):
-        count = len(picks.row_nodes)
         chunks = _chunks(picks, chunk_rows)
         logprobs = torch.empty(len(picks.tokens), dtype=torch.float32, device=hidden.device)
-        entropies = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        entropies = torch.empty(len(picks.row_nodes), dtype=torch.float32, device=hidden.device)
         values = [torch.empty_like(logprobs) for _ in reads]
-        saved = None
+        ctx.unscaled = None
         for chunk in chunks:
-            rows, chosen = chunk.rows, chunk.reads
-            logits = _logits(hidden, weight, bias, picks.row_nodes[rows])
-            normalized = logits - logits.logsumexp(-1, keepdim=True)
-            probabilities = normalized.exp()
-            entropies[rows] = -torch.linalg.vecdot(probabilities, normalized)
-            if picks.temperatures is not None:
-                normalized = (logits / picks.temperatures[rows, None]).log_softmax(-1)
-                probabilities = normalized.exp() if len(chunks) == 1 else None
-            if picks.kept is not None:
-                cut = _Cut.of(normalized, picks.kept, chunk)
-                normalized[cut.owners, cut.ids] = cut.logprobs
-                if len(chunks) == 1:
-                    cut.confine_(probabilities)
-            logprobs[chosen] = normalized[picks.rows[chosen] - rows.start, picks.tokens[chosen]]
-            saved = probabilities if len(chunks) == 1 else None
+            logits = _logits(hidden, weight, bias, picks.row_nodes[chunk.rows])
             if reads:
                 block = _block(logits, picks, chunk, others.of(reads))
                 for value, read in zip(values, reads, strict=True):
-                    value[chosen] = read(block)
+                    value[chunk.reads] = read(block)
+                del block
+            logprobs[chunk.reads], entropies[chunk.rows], unscaled = _evaluate_(logits, picks, chunk)
+            ctx.unscaled = unscaled if len(chunks) == 1 else None
+            del logits, unscaled  # before the next block is made
         ctx.save_for_backward(hidden, weight, bias, entropies)
-        ctx.picks, ctx.chunks, ctx.probabilities = picks, chunks, saved
+        ctx.picks, ctx.chunks = picks, chunks
         ctx.reads, ctx.others = reads, others
         ctx.mark_non_differentiable(*(value for value, read in zip(values, reads, strict=True) if not read.gradient))
         ctx.set_materialize_grads(False)
@@ -177,39 +183,84 @@ class _TokenLogprobs(torch.autograd.Function):
         for chunk in ctx.chunks:
             rows, chosen = chunk.rows, chunk.reads
             nodes = picks.row_nodes[rows]
-            temperatures = None if picks.temperatures is None else picks.temperatures[rows, None]
-            logits = None
-            if ctx.probabilities is None or grad_entropies is not None or slopes:
+            unscaled, ctx.unscaled = ctx.unscaled, None
+            terms = []
+            if unscaled is None or grad_entropies is not None or slopes:
                 logits = _logits(hidden, weight, bias, nodes)
-            tempered = logits if temperatures is None or logits is None else logits / temperatures
-            probabilities = ctx.probabilities
-            if probabilities is None:
-                probabilities = tempered.softmax(-1)
-                if picks.kept is not None:
-                    _Cut.of(tempered, picks.kept, chunk).confine_(probabilities)
-            local = picks.rows[chosen] - rows.start
-            per_row = torch.zeros(len(nodes), dtype=torch.float32, device=hidden.device)
-            per_row.index_add_(0, local, grad_logprobs[chosen])
-            grad = probabilities * -per_row[:, None]
-            grad.index_put_((local, picks.tokens[chosen]), grad_logprobs[chosen], accumulate=True)
-            if temperatures is not None:
-                grad /= temperatures
-            if grad_entropies is not None:
-                normalized = logits.log_softmax(-1)
-                grad -= grad_entropies[rows, None] * normalized.exp() * (normalized + entropies[rows, None])
-            if slopes:
-                with torch.enable_grad():
-                    block = _block(logits.detach().requires_grad_(), picks, chunk, others)
-                    total = sum((read(block) * upstream[chosen]).sum() for read, upstream in slopes)
-                    grad += torch.autograd.grad(total, block.logits)[0]
+                if slopes:
+                    with torch.enable_grad():
+                        block = _block(logits.detach().requires_grad_(), picks, chunk, others)
+                        total = sum((read(block) * upstream[chosen]).sum() for read, upstream in slopes)
+                        terms += torch.autograd.grad(total, block.logits)
+                if grad_entropies is not None:
+                    terms.append(_grad_of_entropy(logits, entropies[rows], grad_entropies[rows]))
+                if unscaled is None:
+                    unscaled = _unscaled_(logits, picks, chunk)
+                del logits
+            grad = _grad_of_logprobs_(*unscaled, picks, chunk, grad_logprobs[chosen])
+            for term in terms:
+                grad += term
             grad = grad.to(weight.dtype)
             grad_hidden.index_add_(0, nodes, grad @ weight)
             if trains_weight:
                 grad_weight.addmm_(grad.T, hidden.index_select(0, nodes))
             if trains_bias:
                 grad_bias += grad.sum(0)
-        ctx.probabilities = None
+            del grad, unscaled, terms  # before the next block is made
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+# Probabilities of a block as weights [row, vocab] and mass [row]: to divide all of them would be one more pass.
+_Unscaled = tuple[Tensor, Tensor]
+
+
+def _evaluate_(logits: Tensor, picks: Picks, chunk: _Chunk) -> tuple[Tensor, Tensor, _Unscaled]:
+    """Log-probabilities [pick], entropies [row] and the probabilities of the former; destroys `logits`."""
+    logits -= logits.amax(-1, keepdim=True)
+    weights = logits.exp()
+    mass = weights.sum(-1)
+    entropies = mass.log() - torch.linalg.vecdot(weights, logits) / mass  # no term is negative
+    if picks.temperatures is not None:
+        logits /= picks.temperatures[chunk.rows, None]
+        mass = torch.exp(logits, out=weights).sum(-1)
+    normalizers = mass.log()
+    if picks.kept is not None:
+        cut = _Cut.of(logits, picks.kept, chunk)
+        cut.confine_(weights, mass)
+        logits[cut.owners, cut.ids] = cut.logprobs
+        normalizers[cut.rows] = 0.0
+    local = picks.rows[chunk.reads] - chunk.rows.start
+    return logits[local, picks.tokens[chunk.reads]] - normalizers[local], entropies, (weights, mass)
+
+
+def _unscaled_(logits: Tensor, picks: Picks, chunk: _Chunk) -> _Unscaled:
+    """The probabilities of the log-probabilities, in the place of `logits`."""
+    if picks.temperatures is not None:
+        logits /= picks.temperatures[chunk.rows, None]
+    cut = None if picks.kept is None else _Cut.of(logits, picks.kept, chunk)
+    logits -= logits.amax(-1, keepdim=True)
+    weights = logits.exp_()
+    mass = weights.sum(-1)
+    if cut is not None:
+        cut.confine_(weights, mass)
+    return weights, mass
+
+
+def _grad_of_logprobs_(weights: Tensor, mass: Tensor, picks: Picks, chunk: _Chunk, upstream: Tensor) -> Tensor:
+    """sum_picks g (onehot(y) - p) / T [row, vocab], in the place of `weights`; g is `upstream` [pick]."""
+    local = picks.rows[chunk.reads] - chunk.rows.start
+    if picks.temperatures is not None:
+        upstream = upstream / picks.temperatures[picks.rows[chunk.reads]]
+    per_row = torch.zeros_like(mass).index_add_(0, local, upstream)
+    weights *= (-per_row / mass)[:, None]
+    return weights.index_put_((local, picks.tokens[chunk.reads]), upstream, accumulate=True)
+
+
+def _grad_of_entropy(logits: Tensor, entropies: Tensor, upstream: Tensor) -> Tensor:
+    """-g p (log p + H) [row, vocab]; g is `upstream` [row]."""
+    normalized = logits - logits.logsumexp(-1, keepdim=True)
+    slope = normalized.exp().mul_(-upstream[:, None])
+    return slope.mul_(normalized.add_(entropies[:, None]))
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, nodes: Tensor) -> Tensor:
@@ -273,7 +324,8 @@ class _Cut:
         total = inside.new_zeros(len(counts)).index_add_(0, owners, inside.exp())
         return cls(rows=counts.nonzero()[:, 0], owners=owners, ids=ids, logprobs=inside - total.log()[owners])
 
-    def confine_(self, probabilities: Tensor) -> None:
+    def confine_(self, weights: Tensor, mass: Tensor) -> None:
         """In place: the rows that were cut become the distribution inside their kept tokens."""
-        probabilities[self.rows] = 0.0
-        probabilities[self.owners, self.ids] = self.logprobs.exp()
+        weights[self.rows] = 0.0
+        weights[self.owners, self.ids] = self.logprobs.exp()
+        mass[self.rows] = 1.0

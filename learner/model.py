@@ -42,6 +42,16 @@ def load_model(path: str | Path, dtype: torch.dtype, device: torch.device) -> "P
     return model.to(device).eval()
 
 
+def vocabulary_of(path: str | Path) -> int:
+    """Number of tokens of the model in `path`, from its config alone. Raises ModelError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path).get_text_config().vocab_size
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"transformers cannot read the config of a language model in {path}: {error}") from error
+
+
 def export_model(model: "PreTrainedModel", source: str | Path, folder: str | Path) -> None:
     """Write weights, config and the tokenizer files of `source` as a Hugging Face folder that any tool can load.
 

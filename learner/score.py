@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from learner.batch import Trained, shares
 from learner.forward import Policy
@@ -24,6 +23,7 @@ def score(policy: Policy, responses: Sequence[Drawn], micro_batch_tokens: int, s
     geometry = None
     if any(isinstance(one.truncation, TopW) for one in responses):
         geometry = Geometry.of(policy.model.get_input_embeddings().weight)
+    head = policy.model.get_output_embeddings()  # called as a module, by which ZeRO-3 notices that it needs weights
     found: dict[int, Recomputed] = {}
     for share in shares(samples.samples, 1, micro_batch_tokens)[0]:
         micro = policy.micro_batch(samples, share)
@@ -32,7 +32,7 @@ def score(policy: Policy, responses: Sequence[Drawn], micro_batch_tokens: int, s
         node_of[micro.places] = micro.picks.row_nodes[micro.picks.rows]
         for row, index in enumerate(share.indices):
             nodes = node_of.view(micro.mask.shape)[row, : len(responses[index].response_ids)]
-            logits = nn.functional.linear(hidden[nodes], policy.head.weight, policy.head.bias).float()
+            logits = head(hidden[nodes]).float()
             found[index] = recompute(logits, responses[index], geometry, generator)
     return [found[index] for index in range(len(responses))]
 

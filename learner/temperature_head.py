@@ -115,7 +115,7 @@ class HeadLearner:
         """Raises CheckpointError where the checkpoint has no head."""
         if not (folder / CHECKPOINT).is_file():
             raise CheckpointError(f"{folder} has no {CHECKPOINT}: its run did not train a temperature head")
-        state = torch.load(folder / CHECKPOINT, map_location=next(self.head.parameters()).device)
+        state = torch.load(folder / CHECKPOINT, map_location=next(self.head.parameters()).device, weights_only=True)
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -1,7 +1,8 @@
 """LearnerWorker: one rank of the learner. Scored groups go in, a step is taken, new weights come out.
 
     train(batch)   micro-batches -> forward -> objective -> backward ... -> checks -> optimizer step -> StepReport
-                   and before it, where the objective trains one, a step of the temperature head
+                   and before it, where the objective trains one, a step of the temperature head; after it, where
+                   learner.drafter trains one, a step of the drafter
     publish()      Publication + payload of the current version
     score(drawn)   what the current version says of rollouts: entropy, log-probability, place of every token
     save / load    weights, optimizer, controllers, random state and version, continued bit for bit
@@ -13,17 +14,22 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from learner import checkpoint
 from learner.adapters import attach
 from learner.adapters.reference import Unadapted
+from learner.answers import Answers, own_peers, peers_of
+from learner.balance import context_cost
 from learner.batch import MicroBatch, Trained, counts_of, minibatches, shares, trained_part
 from learner.broadcast import Broadcaster
 from learner.config import LearnerConfig
+from learner.drafter.online import DrafterLearner
 from learner.engine import Engine, join
 from learner.errors import BatchError, CheckpointError, DivergedError, MismatchError
 from learner.forward import Policy, token_stats
@@ -33,6 +39,7 @@ from learner.messages import Publication, StepReport, TrainBatch
 from learner.model import export_model, load_model
 from learner.objective import Counts, Objective, TokenStats
 from learner.publish import probe_of, publication
+from learner.recompute import recompute_layers
 from learner.score import score
 from learner.step_metrics import IDLE, agreement, batch_metrics, entropy_with_untrained
 from learner.temperature_head import HeadLearner
@@ -68,9 +75,15 @@ class LearnerWorker:
         self.total_steps = total_steps
         device = join(rank, world_size, master_addr, master_port)
         model = load_model(model_path, config.torch_dtype, device)
+        objective.check(model.config.get_text_config().vocab_size)
         if config.adapter is not None:
             attach(model, config.adapter, seed)
+        if config.activation_checkpointing:
+            recompute_layers(model)
         self.policy = Policy(model, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
+        self._context_cost = context_cost(model.config.get_text_config().hidden_size)
+        self.policy.observe(objective.attention)
+        self.answers = Answers(objective.answer, model_path) if objective.answer else None
         self.engine = Engine(self.policy, config, world_size)
         self.reference: Policy | Unadapted | None = None
         if objective.reference and config.adapter is not None:
@@ -79,6 +92,11 @@ class LearnerWorker:
             frozen = load_model(model_path, config.torch_dtype, device).requires_grad_(False)
             self.reference = Policy(frozen, layout=config.layout, head_chunk_mib=config.head_chunk_mib)
         self.head = HeadLearner(objective.head, self.policy, model_path, world_size) if objective.head else None
+        self.drafter: DrafterLearner | None = None
+        if config.drafter is not None:
+            self.drafter = DrafterLearner(
+                config.drafter, self.policy, model_path, rank, world_size, config.micro_batch_tokens
+            )
         self.controller_states = {name: dict(piece.start()) for name, piece in objective.controllers.items()}
         self._version = 0
         self._lender = Lender()
@@ -100,10 +118,14 @@ class LearnerWorker:
             raise BatchError(f"train batch of step {batch.step} was sent to a learner at version {self._version}")
         objective = self.objective.controlled(self.controller_states)
         trained = trained_part(batch, objective)
+        if self.answers is not None:
+            trained = self.answers.find(trained)
         lr = self.config.lr_at(batch.step, self.total_steps)
         metrics = IDLE | batch_metrics(batch, trained) | trained.metrics | {"train/lr": lr}
         if trained.samples:  # otherwise there is nothing to learn from: the weights stay, the version moves on
             metrics |= self._learn(objective, trained, lr, batch.step)
+        if self.drafter is not None:  # for the weights that are published next, on all that was drawn
+            metrics |= self.drafter.step(self.policy, batch.samples, self.engine.gathered, batch.step)
         metrics["entropy/mean"] = entropy_with_untrained(metrics["entropy/mean"], batch, trained)
         self.controller_states = {
             name: dict(piece.update(self.controller_states[name], metrics))
@@ -122,7 +144,7 @@ class LearnerWorker:
         host, from which engines fetch them.
         """
         probe = probe_of(self.policy)
-        heads = self.head.tensors() if self.head else {}
+        heads = (self.head.tensors() if self.head else {}) | (self.drafter.tensors() if self.drafter else {})
         with self.engine.gathered():
             way_out = self._way_out(folder, on_gpu, address)
             merged = self.config.adapter is not None and self.config.adapter.publish == "merged"
@@ -138,32 +160,37 @@ class LearnerWorker:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.engine.save(folder, {"temper_version": self._version, "temper_controllers": self.controller_states})
-            torch.save(torch.get_rng_state(), folder / f"rng-{self.rank}.pt")
+            self.engine.save(
+                folder,
+                {"version": self._version, "controllers": self.controller_states, "model": str(self.model_path)},
+            )
+            checkpoint.write_random_state(folder, self.rank)
             if self.head is not None and self.rank == 0:
                 self.head.save(folder)
+            if self.drafter is not None and self.rank == 0:
+                self.drafter.save(folder)
         except OSError as error:
             raise CheckpointError(f"cannot write the learner checkpoint to {folder}: {error}") from error
 
     def load(self, folder: str | Path) -> None:
-        """Continue from a checkpoint of the same model, ZeRO stage and number of ranks. Raises CheckpointError."""
+        """Continue from a checkpoint of the same model and adapter, made by any number of ranks at any ZeRO stage.
+
+        Raises CheckpointError.
+        """
         folder = Path(folder)
         state = self.engine.load(folder)
-        random_state = folder / f"rng-{self.rank}.pt"
-        if not random_state.is_file():
+        if set(state["controllers"]) != set(self.controller_states):
             raise CheckpointError(
-                f"{folder} was written by fewer than {self.world_size} ranks: it has no {random_state.name}"
-            )
-        if set(state["temper_controllers"]) != set(self.controller_states):
-            raise CheckpointError(
-                f"{folder} was made with the controllers {sorted(state['temper_controllers'])},"
+                f"{folder} was made with the controllers {sorted(state['controllers'])},"
                 f" the objective has {sorted(self.controller_states)}"
             )
         if self.head is not None:
             self.head.load(folder)
-        self._version = state["temper_version"]
-        self.controller_states = state["temper_controllers"]
-        torch.set_rng_state(torch.load(random_state))
+        if self.drafter is not None:
+            self.drafter.load(folder)
+        self._version = state["version"]
+        self.controller_states = state["controllers"]
+        checkpoint.read_random_state(folder, self.rank)
 
     def export(self, folder: str | Path) -> None:
         """Write weights, config and tokenizer as a Hugging Face folder; rank 0 writes, the others help to gather."""
@@ -172,6 +199,8 @@ class LearnerWorker:
                 export_model(self.policy.model, self.model_path, folder)
                 if self.head is not None:
                     self.head.export(Path(folder))
+                if self.drafter is not None:
+                    self.drafter.export(Path(folder))
 
     def _way_out(self, folder: str | None, on_gpu: bool, address: str | None) -> Path | Lender | Broadcaster | None:
         if on_gpu:
@@ -187,7 +216,7 @@ class LearnerWorker:
         parts = []
         for indices in minibatches(trained, self.config.minibatches):
             part = trained.part(indices)
-            plan = shares(part.samples, self.world_size, self.config.micro_batch_tokens)[self.rank]
+            plan = shares(part.samples, self.world_size, self.config.micro_batch_tokens, self._context_cost)[self.rank]
             parts.append((part, [self.policy.micro_batch(part, share) for share in plan]))
         head_metrics = {}
         if self.head is not None:
@@ -222,7 +251,9 @@ class LearnerWorker:
         reads = objective.reads
         compared = self.reference.as_reference(micro) if any(read.reference for read in reads) else None
         taught = self.policy.as_teacher(micro) if objective.teacher else None
-        lp, entropy, *values = self.engine(micro, reads, compared, taught)
+        answers = "too" if objective.answer else "none"
+        lp, entropy, *values = self.engine(micro, reads, compared, taught, objective.attention, answers)
+        states = values.pop() if objective.answer else None
         return token_stats(
             micro,
             lp,
@@ -230,7 +261,8 @@ class LearnerWorker:
             lp_old,
             objective.needs,
             self._logprobs_of_reference(micro) if "lp_ref" in objective.needs else None,
-            dict(zip(reads, values, strict=True)),
+            dict(zip((*reads, *objective.attention), values, strict=True)),
+            states,
         )
 
     def _optimizer_step(
@@ -243,9 +275,12 @@ class LearnerWorker:
         step: int,
     ) -> dict[str, float]:
         counts = counts_of(part.samples)
+        peers = peers_of(self.engine, micros, part, self.world_size) if objective.answer else None
         measured: list[Measures] = []
         for place, (micro, old) in enumerate(zip(micros, lp_old, strict=True)):
             stats = self._statistics(objective, micro, old)
+            if objective.answer:
+                stats = replace(stats, peers=peers or own_peers(stats))
             loss, measures = objective(stats, counts)
             term, found = self._adapter_terms(micro, counts)
             self.engine.accumulate(loss + term, last=place == len(micros) - 1)

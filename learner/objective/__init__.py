@@ -22,6 +22,7 @@ from torch import Tensor
 from learner.measures import Measures, mean_of, sum_of
 from learner.objective.controllers import State, check_knob, turned
 from learner.objective.head import HeadTraining
+from learner.objective.observations import AnswerState, AttentionEntropy
 from learner.objective.reads import Read
 from learner.objective.stats import AVAILABLE, Counts, Outcomes, TokenStats
 
@@ -51,7 +52,8 @@ class Objective:
     head: HeadTraining | None = None  # trains a learned temperature head besides
 
     def __post_init__(self) -> None:
-        unknown = {need for need in self.needs if not isinstance(need, Read)} - AVAILABLE
+        observed = Read | AttentionEntropy | AnswerState
+        unknown = {need for need in self.needs if not isinstance(need, observed)} - AVAILABLE
         if unknown:
             raise ValueError(f"the objective needs {sorted(unknown)}; the forward pass can give {sorted(AVAILABLE)}")
         for piece in self._pieces:
@@ -59,12 +61,21 @@ class Objective:
                 raise ValueError(
                     f"{type(piece).__name__} reads the mark {mark!r}, and `marks` has {', '.join(self.marks) or 'none'}"
                 )
+        places = [need for need in self.needs if isinstance(need, AnswerState)]
+        if len(places) > 1:
+            raise ValueError(f"a response has one place where its answer begins, got {' and '.join(map(str, places))}")
         for piece in self.controllers.values():
             for knob in piece.knobs(piece.start()):
                 check_knob(self, knob)
 
+    def check(self, vocabulary: int) -> None:
+        """Raises ValueError where a piece looks at more tokens than a model has."""
+        for read in self.reads:
+            if read.least_vocabulary > vocabulary:
+                raise ValueError(f"the model has {vocabulary} tokens, too few for {read}: make it look at fewer")
+
     @property
-    def needs(self) -> frozenset[str | Read]:
+    def needs(self) -> frozenset[str | Read | AttentionEntropy | AnswerState]:
         """The union of what the pieces declare: the forward pass computes nothing else."""
         return frozenset().union(*(getattr(piece, "needs", frozenset()) for piece in self._pieces))
 
@@ -77,6 +88,16 @@ class Objective:
     def reads(self) -> tuple[Read, ...]:
         """Those of the needs that the head computes from all logits, in a fixed order."""
         return tuple(sorted((need for need in self.needs if isinstance(need, Read)), key=repr))
+
+    @property
+    def attention(self) -> tuple[AttentionEntropy, ...]:
+        """Those of the needs that a layer shows while it attends, in a fixed order."""
+        return tuple(sorted((need for need in self.needs if isinstance(need, AttentionEntropy)), key=repr))
+
+    @property
+    def answer(self) -> AnswerState | None:
+        """The place at which hidden states are compared, if any piece does."""
+        return next((need for need in self.needs if isinstance(need, AnswerState)), None)
 
     @property
     def reference(self) -> bool:

@@ -52,3 +52,14 @@ class SequenceSum:
 
     def __call__(self, values: Tensor, stats: TokenStats, counts: Counts) -> Tensor:
         return values.sum() / (max(1, counts.sequences) * self.max_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSum:
+    """For values that are one number per response, repeated at its tokens, and already divided by what they count.
+
+    Rule    sum_i [sum_t(values[i, t]) / len_i].
+    """
+
+    def __call__(self, values: Tensor, stats: TokenStats, counts: Counts) -> Tensor:
+        return (values.sum(1) / stats.mask.sum(1).clamp_min(1)).sum()

@@ -13,16 +13,17 @@ from learner.objective.stats import Outcomes
 
 @dataclass(frozen=True, kw_only=True)
 class Right:
-    """1 for samples with a reward above `above`, else 0.
+    """1 for samples with a reward above `above`, else 0. `verified`: the verifier's own reward, before shaping.
 
-    Source  DCPO, grade A-code (597358816/AEPO, arXiv:2510.08141), above 0.05.
+    Source  DCPO, grade A-code (597358816/AEPO, arXiv:2510.08141), above 0.05, of the reward as it is.
     """
 
     above: float = 0.05
+    verified: bool = False
 
     def __call__(self, outcomes: Outcomes) -> Tensor:
         """float64 [seq]."""
-        return (outcomes.rewards > self.above).double()
+        return ((outcomes.unshaped if self.verified else outcomes.rewards) > self.above).double()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,15 +38,24 @@ class Block:
 
     def logprobs(self, temperature: Tensor | float | None) -> Tensor:
         """[row, vocab] nats at a temperature, inside what was left to draw from and minus infinity outside."""
-        logits = self.logits if temperature is None else self.logits / temperature
+        return self._inside(self.logits, temperature)
+
+    def reference_logprobs(self, temperature: Tensor | float | None) -> Tensor:
+        """The same of the reference."""
+        return self._inside(self.reference, temperature)
+
+    def _inside(self, logits: Tensor, temperature: Tensor | float | None) -> Tensor:
+        logits = logits if temperature is None else logits / temperature
         return (logits if self.allowed is None else logits.masked_fill(~self.allowed, -torch.inf)).log_softmax(-1)
 
 
 class Read(ABC):
     """One number per token. `gradient`: whether it carries one to the model; `reference`: it reads that model too;
-    `teacher`: it reads the policy with feedback in its prompt too."""
+    `teacher`: it reads the policy with feedback in its prompt too; `least_vocabulary`: of how many tokens at least.
+    """
 
     gradient: bool = False
+    least_vocabulary: int = 1
     reference: ClassVar[bool] = False
     teacher: ClassVar[bool] = False
 
@@ -161,3 +170,37 @@ class TeacherCrossEntropy(Read):
             cut = ~block.allowed[block.rows]
             ours, theirs = ours.masked_fill(cut, 0.0), theirs.masked_fill(cut, -torch.inf)
         return torch.where(block.taught, -(theirs.softmax(-1) * ours).sum(-1), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorRatio(Read):
+    """How much probability the policy has on what the reference would have said instead. With gradient to the policy.
+
+    Rule    S = the k likeliest tokens of the reference without the drawn one; sum_S pi / max(sum_S pi_reference, floor)
+    Source  APO, arXiv:2602.05717, grade A'-third: k 8; the floor is ours.
+    Units   a ratio, 1 where the policy is the reference. Both are the distribution that the token was drawn from, at
+            the recorded temperature and inside what was left to draw from, so that it compares with the token's ratio.
+    Traps   where the reference is sure of the drawn token the ratio may reach 1 / its probability of all else, at most
+            1 / floor. Where truncation left the drawn token alone, S is empty and the ratio 0, without gradient.
+    """
+
+    gradient: ClassVar[bool] = True
+    reference: ClassVar[bool] = True
+    k: int = 8
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not (self.k >= 1 and 0.0 < self.floor <= 1.0):
+            raise ValueError(f"AnchorRatio needs k >= 1 and floor in (0, 1], got {self.k} and {self.floor}")
+
+    @property
+    def least_vocabulary(self) -> int:
+        return self.k
+
+    def __call__(self, block: Block) -> Tensor:
+        """float32 [pick]."""
+        theirs, anchors = block.reference_logprobs(block.temperatures).topk(self.k, dim=-1)  # [row, k]
+        ours = block.logprobs(block.temperatures).gather(1, anchors)[block.rows].exp()  # [pick, k]
+        other = anchors[block.rows] != block.tokens[:, None]
+        held = (theirs[block.rows].exp() * other).sum(-1)
+        return (ours * other).sum(-1) / held.clamp_min(self.floor)

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from learner.objective.observations import AttentionEntropy
 from learner.objective.reads import Read
 
 # What a piece may declare in `needs` beyond the fields of TokenStats that always exist.
 #   entropy_grad  entropies carry a gradient
 #   lp_ref        a second model, the one the run started from, evaluates every token as well
-# and any Read (reads.py), which then stands in TokenStats.reads.
+# and any Read (reads.py) or AttentionEntropy (observations.py), which then stands in TokenStats.reads, and an
+# AnswerState, for TokenStats.answers and peers.
 AVAILABLE = frozenset({"entropy_grad", "lp_ref"})
 
 
@@ -39,6 +41,20 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """The answer states of all samples of one optimizer step, the same on every rank; detached.
+
+    states  float32 [sample, channel]
+    group   int64   [sample]
+    marks   float32 [sample] by name
+    """
+
+    states: Tensor
+    group: Tensor
+    marks: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenStats:
     """The response tokens of one micro-batch, right-padded; entries outside `mask` are 0 (1 for the temperature).
 
@@ -51,8 +67,10 @@ class TokenStats:
     temperature  float32 [seq, tok] as recorded when the token was drawn
     entropy      float32 [seq, tok] nats at T = 1 under the current policy; detached unless a piece needs "entropy_grad"
     lp_ref       float32 [seq, tok] nats under the reference, at `temperature`; None unless a piece needs "lp_ref"
-    reads        float32 [seq, tok] by Read, 0 in pads: those that the pieces need
+    reads        float32 [seq, tok] by Read or AttentionEntropy, 0 in pads: those that the pieces need
     marks        float32 [seq] by name: what the objective's `marks` made of whole groups
+    answers      float32 [seq, channel] hidden state before the answer, with gradient; None unless a piece needs it
+    peers        the same of all samples, whole groups of them; None unless a piece needs `answers`
     """
 
     mask: Tensor
@@ -64,8 +82,10 @@ class TokenStats:
     temperature: Tensor
     entropy: Tensor
     lp_ref: Tensor | None = None
-    reads: Mapping[Read, Tensor] = field(default_factory=dict)
+    reads: Mapping[Read | AttentionEntropy, Tensor] = field(default_factory=dict)
     marks: Mapping[str, Tensor] = field(default_factory=dict)
+    answers: Tensor | None = None
+    peers: Peers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

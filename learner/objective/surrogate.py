@@ -1,11 +1,13 @@
 """Surrogates: the per-token loss whose gradient is the policy gradient, and how far one batch may push it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from learner.measures import Measures, mean_of
+from learner.objective.reads import AnchorRatio, Read
 from learner.objective.stats import TokenStats
 
 MAX_SEQUENCE_LOG_RATIO = 10.0  # GSPO's, above which exp says only "very large"
@@ -33,16 +35,69 @@ class Clipped:
 
     def __call__(self, stats: TokenStats) -> tuple[Tensor, Measures]:
         """float32 [seq, tok], to be minimised."""
-        ratio = (stats.lp - stats.lp_old).exp()
-        free = -stats.advantage * ratio
-        bound = -stats.advantage * ratio.clamp(1.0 - self.eps_lo, 1.0 + self.eps_hi)
+        loss, clipped = self.of((stats.lp - stats.lp_old).exp(), stats.advantage)
+        return loss, {"train/clip_fraction": mean_of(clipped, stats.mask)}
+
+    def of(self, ratio: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and where it was clipped, bool; all [seq, tok]."""
+        free = -advantage * ratio
+        bound = -advantage * ratio.clamp(1.0 - self.eps_lo, 1.0 + self.eps_hi)
         loss = torch.maximum(free, bound)
         clipped = bound > free
         if self.dual is not None:
-            ceiling = -self.dual * stats.advantage
-            clipped = clipped | ((stats.advantage < 0) & (loss > ceiling))
-            loss = torch.where(stats.advantage < 0, torch.minimum(loss, ceiling), loss)
-        return loss, {"train/clip_fraction": mean_of(clipped, stats.mask)}
+            ceiling = -self.dual * advantage
+            clipped = clipped | ((advantage < 0) & (loss > ceiling))
+            loss = torch.where(advantage < 0, torch.minimum(loss, ceiling), loss)
+        return loss, clipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored(Clipped):
+    """A punished token hands its probability to what the reference would have said there, and not to anything.
+
+    Rule    A >= 0: Clipped. A < 0: push r - pull r_anchor in the place of r, r_anchor = reads.AnchorRatio with
+            gradient. clip "rho_only": push * Clipped(r) + A pull r_anchor; "whole": Clipped(push r - pull r_anchor).
+    Source  APO, arXiv:2602.05717, grade A'-third: push (lambda) 1.05, pull (beta) 0.1. What is clipped is not in any
+            text that was read; rho_only, which keeps pulling after the push is clipped, is our choice.
+    Traps   a second model in memory. The pull grows with r_anchor: "rho_only" bounds it only by AnchorRatio's, "whole"
+            ends both once push r - pull r_anchor < 1 - eps_lo. push = 1 and pull = 0 is Clipped to the bit.
+    """
+
+    push: float = 1.05
+    pull: float = 0.1
+    clip: Literal["rho_only", "whole"] = "rho_only"
+    anchor: AnchorRatio = field(default_factory=AnchorRatio)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.push > 0.0 and self.pull >= 0.0):
+            raise ValueError(f"Anchored needs push > 0 and pull >= 0, got {self.push} and {self.pull}")
+        if self.clip not in ("rho_only", "whole"):
+            raise ValueError(f"Anchored.clip is 'rho_only' or 'whole', got {self.clip!r}")
+        if not isinstance(self.anchor, AnchorRatio):
+            raise ValueError(
+                f"Anchored.anchor is the AnchorRatio that reads the reference's likeliest tokens, got {self.anchor!r}"
+            )
+
+    @property
+    def needs(self) -> frozenset[Read]:
+        return frozenset({self.anchor})
+
+    def __call__(self, stats: TokenStats) -> tuple[Tensor, Measures]:
+        """float32 [seq, tok], to be minimised."""
+        ratio, anchor = (stats.lp - stats.lp_old).exp(), stats.reads[self.anchor]
+        punished = stats.advantage < 0
+        if self.clip == "whole":
+            ratio = torch.where(punished, self.push * ratio - self.pull * anchor, ratio)
+            loss, clipped = self.of(ratio, stats.advantage)
+        else:
+            loss, clipped = self.of(ratio, stats.advantage)
+            loss = torch.where(punished, self.push * loss + stats.advantage * self.pull * anchor, loss)
+        return loss, {
+            "train/clip_fraction": mean_of(clipped, stats.mask),
+            "anchor/ratio": mean_of(anchor, stats.mask),
+            "anchor/clip_fraction": mean_of(clipped, stats.mask & punished),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,25 @@
 import dataclasses
 import random
 import socket
+import string
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from learner.messages import HeadActions, KeptTokens, TrainBatch, TrainSample
 
 VOCABULARY = 61
+LETTERS = "\\{}" + string.ascii_letters + string.digits[:6]  # of a token each
+TOKENIZER = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(WordLevel({letter: token for token, letter in enumerate(LETTERS)}, unk_token="a"))
+)
+TOKENIZER.backend_tokenizer.decoder = Fuse()  # without blanks between tokens
 
 
 def _build_model(folder: Path, architecture: str = "qwen2", **changes) -> Path:
@@ -31,7 +40,7 @@ def _build_model(folder: Path, architecture: str = "qwen2", **changes) -> Path:
         "pad_token_id": 0,
     } | changes
     AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings)).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text("{}")  # stands for the files an export has to carry along
+    TOKENIZER.save_pretrained(folder)
     return folder
 
 

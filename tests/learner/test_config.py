@@ -17,6 +17,16 @@ def test_the_default_schedule_is_constant():
     assert [config.lr_at(step, 1) for step in (0, 1, 50)] == [3.0, 3.0, 3.0]
 
 
+def test_a_cosine_by_hand():
+    """Two steps of warm-up, then a quarter, a half and all of the way down to a fifth, as 1 - cos goes."""
+    config = LearnerConfig(lr=1.0, warmup_steps=2, final_lr_fraction=0.2, schedule="cosine")
+    rates = [config.lr_at(step, 15) for step in range(16)]
+    assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert rates[5] == pytest.approx(1.0 - 0.8 * (1.0 - 0.5**0.5) / 2.0)
+    assert rates[8] == pytest.approx(0.6)
+    assert rates[14:] == pytest.approx([0.2, 0.2])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -31,6 +41,9 @@ def test_the_default_schedule_is_constant():
         {"dtype": "fp32"},
         {"layout": "packed"},
         {"minibatches": 0},
+        {"schedule": "step"},
+        {"offload_optimizer": True},
+        {"offload_parameters": True, "zero_stage": 2},
     ],
 )
 def test_impossible_values_are_named(wrong):

@@ -1,6 +1,8 @@
 """Reads and marks in the learner itself: what an algorithm asks for reaches its loss, and its gradient the weights."""
 
 import dataclasses
+import itertools
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,6 +251,131 @@ def test_distil_against_a_slow_loop(layout, micro_batch_tokens, drawn, start, mo
     objective = dataclasses.replace(objective, surrogate=dataclasses.replace(objective.surrogate, baseline=False))
     worker = start(objective, micro_batch_tokens=micro_batch_tokens, layout=layout)
     assert_equal_gradients(gradient_of(worker, batch), model)
+
+
+def distributions(model, sample):
+    """At each token: float64 [vocab] what it was drawn from, at the recorded temperature inside the kept tokens."""
+    logits = logits_of(model, sample) / torch.from_numpy(sample.temperatures).double()[:, None]
+    for place, row in enumerate(logits):
+        cut = torch.zeros(len(row), dtype=torch.bool)
+        if sample.kept is not None and (count := sample.kept.counts[place]):
+            start = sample.kept.counts[:place].sum()
+            cut[:] = True
+            cut[sample.kept.ids[start : start + count].astype(np.int64)] = False
+        yield row.masked_fill(cut, -torch.inf).softmax(0)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_apo_against_a_slow_loop(cut, start, model_path, make_batch, truncated):
+    """The whole step of a policy that has left its reference: punished tokens are anchored, the others as in GRPO."""
+    worker = start(of_conf("apo"), micro_batch_tokens=25)
+    worker.train(make_batch(seed=1, groups=3))
+    policy, reference = (AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64) for _ in range(2))
+    policy.load_state_dict(safetensors.torch.load(worker.publish()[1].tobytes()))
+    batch = make_batch(groups=3, step=1, rewards=[1, 0, 0, 1] * 2 + [0] * 4)
+    batch = truncated(batch) if cut else batch
+    total, anchored = 0.0, []
+    for group in range(3):
+        members = batch.samples[4 * group : 4 * group + 4]
+        for sample, advantage in zip(members, normalised([one.reward for one in members]), strict=True):
+            share, length = 0.0, len(sample.response_ids)
+            with torch.no_grad():
+                others = list(distributions(reference, sample))
+            for place, (pi, other) in enumerate(zip(distributions(policy, sample), others, strict=True)):
+                token = int(sample.response_ids[place])
+                ratio = pi[token] / pi[token].detach()
+                weight = min((pi[token].log().item() - sample.sampler_logprobs[place]), math.log(2.0))
+                if advantage < 0:
+                    anchors = [a for a in other.argsort(descending=True)[:8].tolist() if a != token]
+                    held = max(sum(other[a].item() for a in anchors), 1e-6)
+                    ratio = 1.05 * ratio - 0.1 * sum(pi[a] for a in anchors) / held
+                    anchored.append(sum(pi[a].item() for a in anchors) / held)
+                share = share - math.exp(weight) * advantage * ratio
+            total = total + share / length
+    (total / len(batch.samples)).backward()
+    assert max(abs(each - 1.0) for each in anchored) > 0.1, "the policy has moved"
+    assert_equal_gradients(gradient_of(worker, batch), policy)
+
+
+@pytest.mark.parametrize("layout", ["forest", "padded"])
+def test_attention_entropy_against_a_slow_loop(layout, start, model_path, make_batch):
+    """The whole step, a quarter of the way: DAPO with each token weighed by its rank in the attention of layer 1."""
+    batch = make_batch(groups=3, size=4, rewards=[1, 0, 0, 1] * 2 + [1] * 4, temperature=1.0)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64, attn_implementation="eager")
+    total, tokens = 0.0, 0
+    for group in range(2):
+        members = batch.samples[4 * group : 4 * group + 4]
+        for sample, advantage in zip(members, normalised([one.reward for one in members]), strict=True):
+            ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]], dtype=torch.int64)
+            heads = model(input_ids=ids, output_attentions=True).attentions[1][0].detach()
+            at = len(sample.prompt_ids) - 1 + torch.arange(len(sample.response_ids))
+            rows = heads.mean(0)[at]
+            wide = [-torch.xlogy(row, row).sum().item() / max(math.log((row > 0).sum()), 1e-9) for row in rows]
+            lp = token_logprobs(model, sample, 1.0)
+            weight = (lp.detach() - torch.from_numpy(sample.sampler_logprobs)).exp().clamp(max=2.0)
+            for place in range(len(wide)):
+                rank = sum(other < wide[place] for other in wide) / max(1, len(wide) - 1) if len(wide) > 1 else 0.5
+                soft = 1.0 + 0.5 * (1.0 - 2.0 * 0.25) * (1.0 - 2.0 * rank)
+                total = total - soft * weight[place] * advantage * lp[place]
+            tokens += len(wide)
+    (total / tokens).backward()
+    worker = start(of_conf("attention_entropy"), micro_batch_tokens=25, layout=layout)
+    worker.controller_states["low_to_high"] = {"step": 50.0}
+    assert_equal_gradients(gradient_of(worker, batch), model)
+
+
+def answer_states(model, samples) -> list[torch.Tensor]:
+    """After the final norm, before the last token."""
+    found = []
+    for sample in samples:
+        ids = torch.tensor([[*sample.prompt_ids, *sample.response_ids]], dtype=torch.int64)
+        found.append(model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -2])
+    return found
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [25, 10_000])
+@pytest.mark.parametrize("layout", ["forest", "padded"])
+def test_hidden_align_against_a_slow_loop(layout, micro_batch_tokens, start, model_path, make_batch):
+    """DAPO and the pairwise cosines of right answers, whether a group is in one micro-batch or in several."""
+    rewards = [1, 0, 1, 1, 0] + [1, 1, 0, 0, 0] + [1, 0, 0, 0, 0] + [1] * 5  # three, two, one pairs; one dropped
+    batch = make_batch(groups=4, size=5, rewards=rewards, temperature=1.0)
+    samples = [dataclasses.replace(one, unshaped=rewards[i]) for i, one in enumerate(batch.samples)]
+    batch = dataclasses.replace(batch, samples=tuple(samples))
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64)
+    total, tokens, apart, alike = 0.0, 0, [], {0: [], 1: []}
+    for group in range(3):
+        members = samples[5 * group : 5 * group + 5]
+        for sample, advantage in zip(members, normalised([one.reward for one in members]), strict=True):
+            lp = token_logprobs(model, sample, 1.0)
+            weight = (lp.detach() - torch.from_numpy(sample.sampler_logprobs)).exp().clamp(max=2.0)
+            total = total - (weight * advantage * lp).sum()
+            tokens += len(lp)
+        for right in (0, 1):
+            states = answer_states(model, [one for one in members if one.unshaped == right])
+            pairs = list(itertools.combinations(states, 2))
+            if pairs:
+                cosines = [torch.cosine_similarity(one, other, dim=0) for one, other in pairs]
+                alike[right].append(sum(cosines).item() / len(pairs))
+                if right:
+                    apart.append(1 - sum(cosines) / len(pairs))
+    (total / tokens + 0.5 * sum(apart) / len(apart)).backward()
+    objective = of_conf("hidden_align")
+    align = dataclasses.replace(objective.regularisers["align"], coefficient=0.5)  # as strong as the rest
+    worker = start(
+        dataclasses.replace(objective, regularisers={"align": align}),
+        micro_batch_tokens=micro_batch_tokens,
+        layout=layout,
+    )
+    found = {}
+    worker.engine.step = lambda lr: (
+        found.update({name: one.grad.detach().clone() for name, one in worker.policy.model.named_parameters()}) or 1.0
+    )
+    metrics = worker.train(batch).metrics
+    assert_equal_gradients(found, model)
+    assert metrics["regulariser/align"] == pytest.approx(0.5 * statistics.fmean(one.item() for one in apart), rel=1e-4)
+    assert metrics["align/right_cosine"] == pytest.approx(statistics.fmean(alike[1]), rel=1e-4)
+    assert metrics["align/wrong_cosine"] == pytest.approx(statistics.fmean(alike[0]), rel=1e-4)
+    assert metrics["align/marked_fraction"] == 0.0
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])

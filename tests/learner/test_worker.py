@@ -33,6 +33,14 @@ OBJECTIVE = Objective(
     filters={"mixed": MixedGroupsOnly()},
 )
 ROOT = Path(__file__).parents[2]
+# What DeepSpeed may wrap around the weights; ZeRO-3 is in test_ranks.py, since it changes torch for the whole process.
+OPTIMIZERS = [
+    (0, "float32"),
+    (1, "float32"),
+    (2, "float32"),
+    (2, "bfloat16"),
+    pytest.param(1, "bfloat16", marks=pytest.mark.slow),  # it looks through all of memory when it starts
+]
 
 
 @pytest.fixture
@@ -112,6 +120,21 @@ def test_gradient_equals_float64_autograd_however_the_batch_is_cut(
     for name, parameter in plain.model.named_parameters():
         scale = parameter.grad.abs().max().item()
         torch.testing.assert_close(gradient[name].double(), parameter.grad, atol=2e-5 * max(scale, 1e-3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, None])
+def test_packed_equals_padded(temperature, start, make_batch):
+    """Loss and every gradient to 1e-5: shared prefixes computed once and attended in blocks, or a row a sequence."""
+    batch = make_batch(groups=6, temperature=temperature)
+    losses, gradients = [], []
+    for layout in ("forest", "padded"):
+        worker = start(layout=layout)
+        gradients.append(gradient_of(worker, batch))
+        losses.append(start(layout=layout).train(batch).metrics["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert max(one.abs().max() for one in gradients[0].values()) > 0.01
+    for name, tensor in gradients[0].items():
+        torch.testing.assert_close(tensor, gradients[1][name], atol=1e-5, rtol=0)
 
 
 def test_the_order_of_samples_does_not_matter(start, make_batch):
@@ -199,15 +222,18 @@ def test_publication_names_every_weight_and_vouches_for_it(start, make_batch):
     assert record.probe_entropy == pytest.approx(entropy(logits).item(), abs=1e-5)
 
 
-def test_a_checkpoint_continues_bit_for_bit(start, make_batch, tmp_path):
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # DeepSpeed's import
+@pytest.mark.parametrize(("stage", "dtype"), OPTIMIZERS)
+def test_a_checkpoint_continues_bit_for_bit(stage, dtype, start, make_batch, tmp_path):
     """Save, take two more steps, load into a new learner, take them again: every number and every bit is the same."""
-    worker = start(warmup_steps=3)
+    settings = {"warmup_steps": 3, "zero_stage": stage, "dtype": dtype}
+    worker = start(**settings)
     for step in range(2):
         worker.train(make_batch(seed=step, step=step))
     worker.save(tmp_path / "checkpoint")
     torch.rand(3)
     first = [worker.train(make_batch(seed=step, step=step)).metrics for step in (2, 3)]
-    again = start(warmup_steps=3)
+    again = start(**settings)
     torch.manual_seed(99)
     again.load(tmp_path / "checkpoint")
     assert again.version == 2
@@ -253,14 +279,6 @@ def test_a_missing_checkpoint_is_named(start, tmp_path):
         start().load(tmp_path)
 
 
-def test_a_checkpoint_of_fewer_ranks_is_refused(start, tmp_path):
-    worker = start()
-    worker.save(tmp_path)
-    (tmp_path / "rng-0.pt").unlink()
-    with pytest.raises(CheckpointError, match="fewer than 1 ranks"):
-        worker.load(tmp_path)
-
-
 def test_export_is_a_folder_any_tool_can_load(start, make_batch, tmp_path):
     """Weights are those published; tokenizer files of the source come along."""
     worker = start()
@@ -292,12 +310,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(start, make_bat
     assert all(torch.equal(before[name], after[name]) for name in before if name != "model.norm.weight")
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(start, make_batch):
-    worker = start()
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # DeepSpeed's import
+@pytest.mark.parametrize(("stage", "dtype"), OPTIMIZERS)
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(stage, dtype, start, make_batch):
+    """In every optimizer that DeepSpeed may wrap around the weights."""
+    worker = start(zero_stage=stage, dtype=dtype)
     before = weights_of(worker)
     weight = worker.policy.model.model.norm.weight
     handle = weight.register_hook(lambda gradient: gradient * torch.nan)
-    with pytest.raises(DivergedError, match="step 0: train/grad_norm is nan"):
+    with pytest.raises(DivergedError, match="step 0: train/grad_norm is (nan|inf)"):
         worker.train(make_batch())
     handle.remove()
     assert all(torch.equal(before[name], tensor) for name, tensor in weights_of(worker).items())
@@ -315,24 +336,6 @@ def test_staleness_counts_versions(start, make_batch):
     worker.train(batch)
     metrics = worker.train(dataclasses.replace(batch, step=1)).metrics
     assert metrics["staleness/max"] == metrics["staleness/mean"] == 1.0
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # DeepSpeed's import
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_bfloat16_learns_in_the_same_direction(stage, start, make_batch):
-    """Weights are bfloat16, the optimizer's copy is float32, and the first step moves weights as in float32."""
-    rounded, exact = start(dtype="bfloat16", zero_stage=stage, lr=0.02), start(lr=0.02)
-    start_weights = weights_of(exact)
-    batch = make_batch(temperature=1.0)
-    rounded_metrics, exact_metrics = rounded.train(batch).metrics, exact.train(batch).metrics
-    assert rounded_metrics["train/grad_norm"] == pytest.approx(exact_metrics["train/grad_norm"], rel=0.2)
-    name = "model.layers.0.mlp.up_proj.weight"
-    moved, expected = weights_of(rounded)[name], weights_of(exact)[name]
-    assert moved.dtype == torch.bfloat16
-    agreement = torch.nn.functional.cosine_similarity(
-        (moved.float() - start_weights[name]).flatten(), (expected - start_weights[name]).flatten(), dim=0
-    )
-    assert agreement > 0.8
 
 
 def test_importing_the_worker_does_not_import_transformers():

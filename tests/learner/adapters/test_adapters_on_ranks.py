@@ -12,6 +12,7 @@ from learner.config import LearnerConfig
 from learner.objective.regularisers import ReferenceKl
 from learner.worker import LearnerWorker
 from tests.learner.adapters.conftest import OBJECTIVE
+from tests.learner.rank_main import Job
 from tests.learner.test_ranks import run_ranks
 
 WITH_KL = dataclasses.replace(OBJECTIVE, regularisers={"kl": ReferenceKl(coefficient=0.1)})
@@ -36,16 +37,25 @@ def test_two_ranks_learn_what_one_learns(name, model_path, make_batch, new_port,
     metrics = [alone.train(batch).metrics for batch in batches]
     expected = safetensors.torch.load(alone.publish()[1].tobytes())
     jobs = {
-        stage: (model_path, config_of(adapter, 2, stage), WITH_KL, batches, tmp_path / str(stage)) for stage in STAGES
+        stage: Job(
+            model=model_path,
+            config=config_of(adapter, 2, stage),
+            then=config_of(adapter, 2, (stage + 1) % len(STAGES)),
+            objective=WITH_KL,
+            batches=batches,
+            total_steps=STEPS,
+            save_to=tmp_path / str(stage),
+        )
+        for stage in STAGES
     }
     answers = run_ranks(2, jobs, tmp_path, new_port())
     for stage in STAGES:
-        assert answers[0][stage][1] == answers[1][stage][1]
-        for their_metrics, _, payload in (answer[stage] for answer in answers):
-            for ours, theirs in zip(metrics, their_metrics, strict=True):
+        assert answers[0][stage].record == answers[1][stage].record
+        for answer in (each[stage] for each in answers):
+            for ours, theirs in zip(metrics, answer.metrics, strict=True):
                 for metric in ("train/loss", "train/grad_norm", "entropy/mean", "train/reference_kl"):
                     assert theirs[metric] == pytest.approx(ours[metric], abs=1e-4, rel=1e-4), (stage, metric)
-            found = safetensors.torch.load(payload)
+            found = safetensors.torch.load(answer.payload)
             assert found.keys() == expected.keys()
             for layer in {key.rpartition(".lora_")[0] for key in expected}:
                 a, b = (f"{layer}.lora_{letter}.weight" for letter in "AB")

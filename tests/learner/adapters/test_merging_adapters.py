@@ -135,8 +135,8 @@ def test_a_checkpoint_continues_bit_for_bit(stage, name, start, make_batch, tmp_
     worker = start(adapter, zero_stage=stage)
     worker.train(first)
     worker.save(tmp_path)
-    saved = torch.load(tmp_path / "state" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-    assert set(saved) == {name for name, one in worker.policy.named_parameters() if one.requires_grad}
+    saved = {name.partition("/")[2] for name in safetensors.torch.load_file(tmp_path / "trained.safetensors")}
+    assert saved == {name for name, one in worker.policy.named_parameters() if one.requires_grad}
     metrics = [worker.train(batch).metrics for batch in later]
     again = start(adapter, zero_stage=stage)
     again.load(tmp_path)
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(other, start, make_batch, tm
     worker = start(Lora(rank=4, targets=NamedLayers(names=("gate_proj",))))
     worker.train(batches(make_batch, 1)[0])
     worker.save(tmp_path)
-    with pytest.raises(CheckpointError, match="(is of another adapter|does not fit this model)"):
+    with pytest.raises(CheckpointError, match="is of another model or adapter"):
         start(other).load(tmp_path)
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import torch
 
 from learner.objective import Outcomes
@@ -20,3 +22,10 @@ def test_who_is_right_and_how_many_are_by_hand():
     assert RightFraction()(outcomes([0.0, 0.05, 0.06, 1.0])).tolist() == [0.5] * 4
     assert RightFraction()(outcomes([1.0])).tolist() == [1.0]
     assert RightFraction()(outcomes([0.0, 0.0])).tolist() == [0.0, 0.0]
+
+
+def test_the_verifiers_own_reward_may_be_looked_at():
+    """Shaping took .5 from a right answer and gave .2 to a wrong one."""
+    shaped = dataclasses.replace(outcomes([0.5, 0.2]), unshaped=torch.tensor([1.0, 0.0], dtype=torch.float64))
+    assert Right(above=0.99, verified=True)(shaped).tolist() == [1.0, 0.0]
+    assert Right(above=0.1)(shaped).tolist() == [1.0, 1.0]

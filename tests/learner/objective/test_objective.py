@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from learner.objective import Counts, Objective, Outcomes, TokenStats
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import SequenceMean, TokenMean
+from learner.objective.alignment import AlignRight
 from learner.objective.ares import DifficultyKl
 from learner.objective.credit import StepConfidence, TemperatureRatio
 from learner.objective.filters import MixedGroupsOnly
@@ -21,8 +22,9 @@ from learner.objective.regularisers import EntropyBonus, PeakEntropyAnchor
 from learner.objective.second_rollout import ImitatedSeconds
 from learner.objective.select import EntropyQuantile, NegativesBelowPolicy
 from learner.objective.spine import ForkBand, ForkDivergence
+from learner.objective.stats import Peers
 from learner.objective.surrogate import Clipped
-from learner.objective.weights import TruncatedImportance
+from learner.objective.weights import LowToHigh, TruncatedImportance
 
 CONF = Path(__file__).parents[3] / "conf"
 ALGORITHMS = sorted((CONF / "algorithm").glob("*.yaml"))
@@ -39,11 +41,17 @@ def objective_of(file: Path) -> Objective:
 
 
 def with_needs(stats: TokenStats, objective: Objective) -> TokenStats:
-    """The statistics with what the forward pass would have read, and marks; read values are any."""
+    """The statistics with what the forward pass would have read, and marks; read values and states are any."""
     generator = torch.Generator().manual_seed(3)
-    reads = {read: torch.rand(stats.mask.shape, generator=generator).double() for read in objective.reads}
+    wanted = (*objective.reads, *objective.attention)
+    states = torch.randn(len(stats.mask), 6, generator=generator).double()
+    marks = {name: torch.ones(len(stats.mask)) for name in objective.marks}
     return dataclasses.replace(
-        stats, reads=reads, marks={name: torch.ones(len(stats.mask)) for name in objective.marks}
+        stats,
+        reads={read: torch.rand(stats.mask.shape, generator=generator).double() for read in wanted},
+        marks=marks,
+        answers=states,
+        peers=Peers(states=states, group=stats.group, marks=marks),
     )
 
 
@@ -130,7 +138,9 @@ def test_every_piece_that_is_off_changes_nothing(token_stats):
             "band": ForkBand(below=0.0, above=0.0),
             "divergence": ForkDivergence(coefficient=0.0),
             "kl": DifficultyKl(coefficient=0.0),
+            "align": AlignRight(coefficient=0.0),
         },
+        weights={"attention": LowToHigh(strength=0.0)},
     )
     stats = with_needs(random_stats(token_stats), dressed)
     counts = Counts(tokens=9, sequences=3, groups=1)
@@ -243,5 +253,7 @@ def test_every_algorithm_file_is_an_objective(file, token_stats):
     assert found.keys() == measures.keys(), "and reports the same names, or metrics could not be combined"
     lp = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     stats = with_needs(token_stats([[1, 1]], lp=lp, lp_ref=[[0.0, 0.0]]), objective)
+    if objective.teacher:  # imitation looks at no advantage: what pulls at nothing is the absence of feedback
+        stats = dataclasses.replace(stats, reads={read: 0.0 * value for read, value in stats.reads.items()})
     (gradient,) = torch.autograd.grad(objective(stats, Counts(tokens=2, sequences=1, groups=1))[0], stats.lp)
     assert (gradient == 0).all()

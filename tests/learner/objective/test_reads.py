@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learner.head import Picks, ReferenceHead, TokenHead
-from learner.objective.reads import LogProbAt, ReferenceDivergence, SurplusGap, TopPEntropy
+from learner.objective.reads import AnchorRatio, Block, LogProbAt, ReferenceDivergence, SurplusGap, TopPEntropy
 from rollout.draw.truncation import KeptSets
 
 VOCABULARY, CHANNELS, NODES = 19, 4, 6
@@ -71,12 +71,24 @@ def slow_divergence(logits, other, token, heat, inside):
     return sum(p * (p.log() - reference[a].log()) for a, p in pi.items())
 
 
+def slow_anchors(k, floor):
+    def value(logits, other, token, heat, inside):
+        pi, reference = (distribution(z, heat, inside) for z in (logits, other))
+        anchors = [a for a in sorted(reference, key=lambda a: -reference[a].item())[:k] if a != token]
+        held = sum(reference[a].item() for a in anchors)
+        return sum((pi[a] for a in anchors), 0.0 * logits.sum()) / max(held, floor)
+
+    return value
+
+
 CASES = {
     "logprob": (LogProbAt(temperature=0.7, gradient=True), slow_logprob(0.7)),
     "gap": (SurplusGap(), slow_gap),
     "top_p": (TopPEntropy(), slow_top_p(0.8, 10_000)),
     "narrow": (TopPEntropy(p=0.95, ranks=3), slow_top_p(0.95, 3)),
     "divergence": (ReferenceDivergence(), slow_divergence),
+    "anchors": (AnchorRatio(), slow_anchors(8, 1e-6)),
+    "few anchors": (AnchorRatio(k=2, floor=0.3), slow_anchors(2, 0.3)),
 }
 
 
@@ -170,6 +182,42 @@ def test_a_model_does_not_diverge_from_itself():
 
 
 def test_impossible_reads_are_refused():
-    for make in (lambda: LogProbAt(temperature=0.0), lambda: TopPEntropy(p=0.0), lambda: TopPEntropy(ranks=0)):
-        with pytest.raises(ValueError, match="LogProbAt|TopPEntropy"):
+    for make in (
+        lambda: LogProbAt(temperature=0.0),
+        lambda: TopPEntropy(p=0.0),
+        lambda: TopPEntropy(ranks=0),
+        lambda: AnchorRatio(k=0),
+        lambda: AnchorRatio(floor=0.0),
+    ):
+        with pytest.raises(ValueError, match="LogProbAt|TopPEntropy|AnchorRatio"):
             make()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_policy_that_is_its_reference_holds_all_of_its_anchors(cut):
+    """The ratio is 1, also at a temperature; where truncation left the drawn token alone there is none, and it is 0."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(CHANNELS, VOCABULARY)
+    hidden = torch.randn(NODES, CHANNELS, requires_grad=True)
+    same = ReferenceHead(hidden=hidden.detach(), weight=linear.weight.detach(), bias=linear.bias.detach())
+    values = TokenHead(linear, chunk_mib=1)(hidden, picks(True, cut), (AnchorRatio(),), same)[2]
+    alone = [False, False, cut, False, False, False]  # 18 is the only token of its row
+    assert values.tolist() == pytest.approx([0.0 if each else 1.0 for each in alone], abs=1e-6)
+    (gradient,) = torch.autograd.grad(values[2], hidden)
+    assert gradient.isfinite().all()
+    assert gradient.any() == (not cut)
+
+
+def test_the_anchors_are_the_references():
+    """By hand: of .4 .3 .2 .1 the likeliest two without the drawn first token leave .3; the policy has .1 there."""
+    reference, policy = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log(), torch.tensor([[0.2, 0.1, 0.3, 0.4]]).log()
+    for token, expected in ((0, 0.1 / 0.3), (1, 0.2 / 0.4), (3, 0.3 / 0.7)):
+        block = Block(
+            logits=policy,
+            temperatures=None,
+            allowed=None,
+            rows=torch.tensor([0]),
+            tokens=torch.tensor([token]),
+            reference=reference,
+        )
+        assert AnchorRatio(k=2)(block).item() == pytest.approx(expected)

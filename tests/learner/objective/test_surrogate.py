@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from learner.objective.surrogate import Clipped, ClippedWeight, SequenceRatio
+from learner.objective.reads import AnchorRatio, LogProbAt
+from learner.objective.surrogate import Anchored, Clipped, ClippedWeight, SequenceRatio
 
 # ratio, advantage, loss, d loss / d lp, clipped: for eps_lo .2, eps_hi .3, dual 3
 TABLE = [
@@ -89,3 +90,69 @@ def test_where_nothing_moved_every_surrogate_is_the_policy_gradient(piece, token
     stats = token_stats([[1, 1]], lp=lp, lp_old=[[-1.0, -2.0]], advantage=[[0.7, 0.7]])
     piece(stats)[0].sum().backward()
     assert lp.grad[0].tolist() == pytest.approx([-0.7, -0.7])
+
+
+# clip, ratio, anchor ratio, advantage, loss, d loss / d lp, d loss / d anchor, clipped: push 1.1, pull .2, eps .2, .3
+ANCHORED = [
+    ("rho_only", 1.0, 1.0, -2.0, 1.1 * 2.0 - 2.0 * 0.2, 2.2, -0.4, False),
+    ("rho_only", 0.5, 3.0, -2.0, 1.1 * 1.6 - 2.0 * 0.6, 0.0, -0.4, True),  # lowered enough: the pull goes on
+    ("rho_only", 0.5, 3.0, 2.0, -1.0, -1.0, 0.0, False),  # a good token is not touched
+    ("rho_only", 1.5, 3.0, 2.0, -2.6, 0.0, 0.0, True),
+    ("whole", 1.0, 1.0, -2.0, 2.0 * 0.9, 2.2, -0.4, False),
+    ("whole", 1.0, 3.0, -2.0, 1.6, 0.0, 0.0, True),  # 1.1 - .6 is below .8: neither push nor pull
+    ("whole", 0.5, 3.0, 2.0, -1.0, -1.0, 0.0, False),
+    ("whole", 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, False),
+]
+
+
+@pytest.mark.parametrize(("clip", "ratio", "anchor", "advantage", "loss", "slope", "pull", "clipped"), ANCHORED)
+def test_an_anchored_token_by_hand(clip, ratio, anchor, advantage, loss, slope, pull, clipped, token_stats):
+    """Value, both gradients and the clip metrics of each branch."""
+    piece = Anchored(eps_lo=0.2, eps_hi=0.3, push=1.1, pull=0.2, clip=clip)
+    lp = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    held = torch.tensor([[anchor]], dtype=torch.float64, requires_grad=True)
+    values, measures = piece(token_stats([[1]], lp=lp, advantage=[[advantage]], reads={piece.anchor: held}))
+    values.sum().backward()
+    assert values.item() == pytest.approx(loss)
+    assert lp.grad.item() == pytest.approx(slope)
+    assert held.grad.item() == pytest.approx(pull)
+    assert bool(measures["train/clip_fraction"].value) == clipped
+    assert bool(measures["anchor/clip_fraction"].value) == (clipped and advantage < 0)
+    assert measures["anchor/ratio"].value.item() == anchor
+
+
+@pytest.mark.parametrize("dual", [None, 3.0])
+@pytest.mark.parametrize("clip", ["rho_only", "whole"])
+def test_without_push_and_pull_an_anchor_changes_nothing(clip, dual, token_stats):
+    """push 1 and pull 0 are Clipped to the bit in value and gradient; and so is every A >= 0 at any push and pull."""
+    generator = torch.Generator().manual_seed(0)
+    lp = torch.randn(4, 50, generator=generator, requires_grad=True)
+    advantage = torch.randn(4, 50, generator=generator).round(decimals=0)
+    anchor = AnchorRatio(k=3)
+    stats = token_stats(
+        torch.ones(4, 50),
+        lp=lp,
+        lp_old=(lp + 0.5 * torch.randn(4, 50, generator=generator)).detach(),
+        advantage=advantage,
+        reads={anchor: 3.0 * torch.rand(4, 50, generator=generator)},
+    )
+
+    def of(piece):
+        values, _ = piece(stats)
+        return values, torch.autograd.grad(values.sum(), lp)[0]
+
+    plain = of(Clipped(eps_hi=0.28, dual=dual))
+    still = of(Anchored(eps_hi=0.28, dual=dual, push=1.0, pull=0.0, clip=clip, anchor=anchor))
+    moved = of(Anchored(eps_hi=0.28, dual=dual, clip=clip, anchor=anchor))
+    assert all(torch.equal(*pair) for pair in zip(plain, still, strict=True))
+    assert all(torch.equal(one[advantage >= 0], two[advantage >= 0]) for one, two in zip(plain, moved, strict=True))
+    assert not torch.equal(plain[0][advantage < 0], moved[0][advantage < 0])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"push": 0.0}, {"pull": -0.1}, {"clip": "both"}, {"anchor": None}, {"anchor": LogProbAt(temperature=1.0)}]
+)
+def test_anchored_without_what_it_needs_is_refused(wrong):
+    """Also without the read of the reference's likeliest tokens."""
+    with pytest.raises(ValueError, match="Anchored"):
+        Anchored(**wrong)

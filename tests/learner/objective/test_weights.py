@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learner.objective.weights import EntropyChangeDamping, SignLean, TruncatedImportance
+from learner.objective.weights import EntropyChangeDamping, LowToHigh, SignLean, TruncatedImportance
 
 
 def test_values_by_hand(token_stats):
@@ -89,3 +89,33 @@ def test_leaning_by_hand(token_stats):
 def test_impossible_damping_is_refused(wrong):
     with pytest.raises(ValueError, match="EntropyChangeDamping"):
         EntropyChangeDamping(**wrong)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 1.0])
+def test_low_attention_entropy_first_and_high_later(progress, token_stats):
+    """Ranks within the response by counting; equal values share theirs; the mean over a response is 1."""
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    values = torch.tensor([[0.3, 0.1, 0.3, 0.9, 0.2], [9.0, 0.5, 0.5, 0.0, 0.5], [0.7] + [0.0] * 4, [0.0] * 5])
+    piece = LowToHigh(strength=0.6, progress=progress)
+    weight, measures = piece(token_stats(mask, reads={piece.attention: values.double()}))
+    for row in range(4):
+        chosen = [t for t in range(5) if mask[row, t]]
+        for t in range(5):
+            expected = 1.0
+            if t in chosen and len(chosen) > 1:
+                below = sum(values[row, other] < values[row, t] for other in chosen)
+                equal = sum(values[row, other] == values[row, t] for other in chosen) - 1
+                rank = (below + equal / 2) / (len(chosen) - 1)
+                expected = 1.0 + 0.6 * (1.0 - 2.0 * progress) * (1.0 - 2.0 * rank)
+            assert weight[row, t].item() == pytest.approx(float(expected), abs=1e-6)
+        if chosen:
+            assert weight[row, chosen].mean().item() == pytest.approx(1.0)
+    assert measures["attention/entropy"].value.item() == pytest.approx(1.8 + 1.5 + 0.7)
+    assert measures["attention/entropy"].weight.item() == 9
+
+
+@pytest.mark.parametrize("wrong", [{"strength": 1.0}, {"strength": -0.1}, {"progress": 1.5}])
+def test_no_token_loses_its_weight(wrong):
+    """A strength of 1 would train on one side alone at the end."""
+    with pytest.raises(ValueError, match="LowToHigh needs strength in"):
+        LowToHigh(**wrong)
