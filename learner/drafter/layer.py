@@ -19,26 +19,34 @@ if TYPE_CHECKING:
 
 
 class MtpLayer(nn.Module):
-    """`block` is a decoder layer of the policy's kind, at first a copy of its last one; norms start at 1.
+    """`block` is a decoder layer of the policy's kind; float32 whatever the policy is, as its optimizer wants it.
 
-    Parameter names are those of the checkpoint, except for the prefix `block.` (files.py).
+    Parameter names are those of the checkpoint, except for the prefix `block.` (files.py). Weights are arbitrary until
+    `like_last_layer` or `load_state_dict`.
     """
 
     def __init__(self, policy: "PreTrainedModel") -> None:
         super().__init__()
-        width = policy.config.hidden_size
+        config = copy.deepcopy(policy.config)
+        config._attn_implementation = "sdpa"  # with masks of our own, which the policy's implementation may not know
+        norm, layer = policy.base_model.norm, policy.base_model.layers[-1]
         self.token_layernorm, self.hidden_layernorm, self.final_layernorm = (
-            copy.deepcopy(policy.base_model.norm) for _ in range(3)
+            type(norm)(config.hidden_size, config.rms_norm_eps) for _ in range(3)
         )
-        for norm in (self.token_layernorm, self.hidden_layernorm):
-            nn.init.ones_(norm.weight)
-        # From the hidden state alone, so that training starts from a drafter that repeats the policy's last layer.
-        self.input_proj = nn.Linear(2 * width, width, bias=False)
-        with torch.no_grad():
-            self.input_proj.weight.copy_(torch.cat([torch.eye(width), torch.eye(width)], 1))
-        self.block = copy.deepcopy(policy.base_model.layers[-1])
-        self.block.self_attn.layer_idx = 0
-        self.requires_grad_(True)
+        self.input_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.block = type(layer)(config, layer_idx=0)
+        self.to(policy.device, torch.float32).eval()
+
+    @classmethod
+    @torch.no_grad()
+    def like_last_layer(cls, policy: "PreTrainedModel") -> "MtpLayer":
+        """A drafter that repeats the policy's last layer: what training starts from where there is none yet."""
+        layer = cls(policy)
+        width = policy.config.hidden_size
+        layer.final_layernorm.load_state_dict(policy.base_model.norm.state_dict())
+        layer.input_proj.weight.copy_(torch.cat([torch.eye(width), torch.eye(width)], 1))
+        layer.block.load_state_dict(policy.base_model.layers[-1].state_dict())
+        return layer
 
     def unroll(self, hidden: Tensor, embeddings: Tensor, rotary: tuple[Tensor, Tensor], drafts: int) -> list[Tensor]:
         """The layer's outputs [seq, tok, channel] at draft 1 .. drafts; those of draft j are meaningful from t = j - 1.

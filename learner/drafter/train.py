@@ -8,21 +8,26 @@ that is the aim. Source of the recipe: Bebop, arXiv:2606.12370, grade A-paper; t
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
+from learner.drafter.chains import Ends, Reading, Sums, Unrolled, batches_by_size, counted_drafts, descend, judge
 from learner.drafter.layer import MtpLayer
-from learner.drafter.losses import LOSSES, acceptance
+from learner.drafter.losses import LOSSES, Loss
+from learner.drafter.rule import DraftRule
 from learner.errors import BatchError
+from learner.messages import KeptTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int, float], None]  # (steps done, steps in all, loss)
+
+# As learner.micro_batch_tokens and learner.head_chunk_mib, for a drafter that is trained before there is a learner.
+TOKENS_AT_ONCE = 4096
+CHUNK_MIB = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,104 +58,85 @@ class DrafterTraining:
         return self.lr * min(1.0, (step + 1) / 20) * (0.55 + 0.45 * np.cos(np.pi * step / self.steps))
 
 
-class OwnSample(NamedTuple):
-    """One response that the policy drew at T = 1: token ids, int, end-of-sequence included."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSample:
+    """One response that the policy drew, end-of-sequence included; entries of the arrays are response tokens."""
 
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
-
-
-class Chains(NamedTuple):
-    """What a batch says about q: everything [draft, chain, ...]."""
-
-    p: Tensor
-    logits: Tensor
-    tokens: Tensor  # int64
-    counted: Tensor  # bool: the draft is of a token of the response
+    temperatures: np.ndarray  # float32, as recorded
+    trained: np.ndarray | None = None  # bool, by the policy; None: all
+    kept: KeptTokens | None = None  # what truncation left to draw from; None: everything
 
 
 def train_drafter(
     policy: "PreTrainedModel",
     samples: Sequence[OwnSample],
     training: DrafterTraining,
+    rule: DraftRule | None = None,
     progress: Progress = lambda done, total, loss: None,
 ) -> tuple[MtpLayer, list[float]]:
     """The layer, and the mean acceptance 1 - TV of each of its drafts on held-out samples.
 
     Raises BatchError where no sample is long enough to draft in: two response tokens.
     """
-    usable = [sample for sample in samples if len(sample.response_ids) >= 2]
+    rule = rule or DraftRule()
+    usable = draftable(samples)
     held_out = usable[: max(1, int(len(usable) * training.held_out))]
     if len(usable) < 2:
         raise BatchError(
             f"a drafter is trained on responses of two tokens and more, got {len(usable)} among {len(samples)} samples"
         )
     policy.eval()
-    layer = MtpLayer(policy).train()
+    layer = MtpLayer.like_last_layer(policy).train()
     optimizer = torch.optim.AdamW(layer.parameters(), betas=(0.9, 0.98), weight_decay=0.0)
     for step, batch in enumerate(_batches(usable[len(held_out) :], training)):
         loss = LOSSES["soft_cross_entropy" if step < training.warmup_steps else training.loss]
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(step)
-        value = loss(*chains_of(policy, layer, batch, training.drafts))
         optimizer.zero_grad()
-        value.backward()
+        value = _descend(policy, layer, batch, loss, rule, training.drafts)
         torch.nn.utils.clip_grad_norm_(layer.parameters(), training.max_grad_norm, error_if_nonfinite=True)
         optimizer.step()
-        progress(step + 1, training.steps, value.item())
-    layer.eval()
-    with torch.no_grad():
-        found = chains_of(policy, layer, held_out, training.drafts)
-        alpha = acceptance(found.p, found.logits)
-    return layer, [float(alpha[draft][found.counted[draft]].mean()) for draft in range(training.drafts)]
+        progress(step + 1, training.steps, value)
+    return layer.eval(), judged(policy, layer, held_out, LOSSES[training.loss], rule, training.drafts).acceptance
 
 
-def chains_of(policy: "PreTrainedModel", layer: MtpLayer, batch: Sequence[OwnSample], drafts: int) -> Chains:
-    """p and the drafter's logits for the chains that start at every position from which a response token is drafted."""
-    ids, first, length = _padded(batch, policy.device)
-    with torch.no_grad():
-        hidden, logits = _of_policy(policy, ids)
-        following = policy.get_input_embeddings()(ids.roll(-1, 1))
-        rotary = policy.base_model.rotary_emb(hidden, torch.arange(ids.shape[1], device=ids.device)[None])
-    outputs = layer.unroll(hidden, following, rotary, drafts)
-    at = torch.arange(ids.shape[1], device=ids.device)
-    # The first draft at t is of token t + 2, and before the first response token is drawn nothing is drafted.
-    rows, starts = ((at >= first[:, None] - 1) & (at < length[:, None] - 2)).nonzero(as_tuple=True)
-    counted = torch.stack([starts + draft < length[rows] - 2 for draft in range(drafts)])
-    places = [(starts + draft).clamp_max(ids.shape[1] - 3) for draft in range(drafts)]
-    head, bias = policy.get_output_embeddings().weight.detach(), policy.get_output_embeddings().bias
-    bias = None if bias is None else bias.detach()
-    drafted = [functional.linear(out[rows, place], head, bias) for out, place in zip(outputs, places, strict=True)]
-    return Chains(
-        p=torch.stack([logits[rows, place + 1] for place in places]).softmax(-1),
-        logits=torch.stack(drafted).float(),
-        tokens=torch.stack([ids[rows, place + 2] for place in places]),
-        counted=counted,
-    )
+def judged(
+    policy: "PreTrainedModel",
+    layer: MtpLayer,
+    samples: Sequence[OwnSample],
+    loss: Loss,
+    rule: DraftRule,
+    drafts: int,
+) -> Sums:
+    """What the layer would draft in `samples`."""
+    sums, ends = Sums.none(drafts), Ends.of(policy)
+    for part in batches_by_size(samples, TOKENS_AT_ONCE):
+        with torch.no_grad():
+            reading = Reading.of(policy, [samples[index] for index in part])
+            judge(Unrolled(reading, layer, ends, rule, drafts), loss, chains_at_once(ends, drafts), sums)
+    return sums
 
 
-def _of_policy(policy: "PreTrainedModel", ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden states before the final norm [seq, tok, channel] and logits float32 [seq, tok, vocab]."""
-    caught: list[Tensor] = []
-    hook = policy.base_model.norm.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
-    try:
-        logits = policy(input_ids=ids, use_cache=False).logits.float()
-    finally:
-        hook.remove()
-    return caught[0], logits
+def draftable(samples: Sequence[OwnSample]) -> list[OwnSample]:
+    """Those in which a draft counts: the first token comes with the prompt, so two response tokens and more."""
+    return [sample for sample in samples if counted_drafts(sample, 1)]
 
 
-def _padded(batch: Sequence[OwnSample], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """ids [seq, tok] padded on the right with 0 (causal: no real token sees it), prompt and whole lengths [seq]."""
-    whole = [[*sample.prompt_ids, *sample.response_ids] for sample in batch]
-    ids = torch.zeros(len(whole), max(map(len, whole)), dtype=torch.int64)
-    for row, tokens in enumerate(whole):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-    first, length = (
-        torch.tensor([len(sample.prompt_ids) for sample in batch]),
-        torch.tensor([len(tokens) for tokens in whole]),
-    )
-    return ids.to(device), first.to(device), length.to(device)
+def chains_at_once(ends: Ends, drafts: int) -> int:
+    return max(1, CHUNK_MIB * 2**20 // (4 * len(ends.head) * drafts))
+
+
+def _descend(
+    policy: "PreTrainedModel", layer: MtpLayer, batch: Sequence[OwnSample], loss: Loss, rule: DraftRule, drafts: int
+) -> float:
+    """The gradient of the mean loss of a batch, in the layer; the loss."""
+    sums, ends, total = Sums.none(drafts), Ends.of(policy), sum(counted_drafts(sample, drafts) for sample in batch)
+    for part in batches_by_size(batch, TOKENS_AT_ONCE):
+        unrolled = Unrolled(Reading.of(policy, [batch[index] for index in part]), layer, ends, rule, drafts)
+        descend(unrolled, loss, total, chains_at_once(ends, drafts), sums)
+    return float(sums.loss) / total
 
 
 def _batches(samples: Sequence[OwnSample], training: DrafterTraining) -> Iterator[list[OwnSample]]:

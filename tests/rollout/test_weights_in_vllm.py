@@ -203,7 +203,7 @@ def test_weights_on_a_file_system_reach_the_engine(running, tmp_path):
 
 
 def test_an_adapter_alone_gives_what_peft_computes(running):
-    """Only LoRA matrices travel; what the engine draws is the adapted policy of transformers and peft."""
+    """LoRA matrices and the drafter travel alone; what is drawn is the adapted policy of transformers and peft."""
     base = Qwen2ForCausalLM.from_pretrained(running.folder).eval()
     shape = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "lm_head"])
     adapted = get_peft_model(base, shape).eval()
@@ -212,12 +212,15 @@ def test_an_adapter_alone_gives_what_peft_computes(running):
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-        record, payload = publication(SimpleNamespace(model=adapted), version, probe_of_model(adapted), {})
+        layers = blurred(drafting_layers(running), seed)
+        record, payload = publication(SimpleNamespace(model=adapted), version, probe_of_model(adapted), layers)
         confirmation = running.wait(
             update(running, (version, record.checksum, record.probe_ids, record.probe_entropy, payload))
         )
         running.policy = adapted
-        assert payload.nbytes < 0.3 * confirmation.policy.bytes
+        brought = sum(layer.nbytes for layer in layers.values())
+        assert payload.nbytes - brought < 0.3 * confirmation.policy.bytes
+        assert confirmation.drafter == Taken(parameters=11, bytes=brought)
         request = ask(f"adapted {version}", Fixed())
         [rollouts] = running.generate(request)
         for rollout in rollouts:

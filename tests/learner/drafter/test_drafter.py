@@ -2,15 +2,26 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from learner.drafter.files import DRAFTER_FILE, PREFIX, carry_drafter, check_draftable, save_with_drafter
+from learner.drafter.chains import Ends, Reading, Unrolled
+from learner.drafter.files import (
+    DRAFTER_FILE,
+    INDEX,
+    PREFIX,
+    carry_drafter,
+    check_draftable,
+    save_with_drafter,
+    tensors_of,
+)
 from learner.drafter.layer import MtpLayer
-from learner.drafter.losses import acceptance
-from learner.drafter.train import DrafterTraining, OwnSample, chains_of, train_drafter
+from learner.drafter.losses import LOSSES, Chains
+from learner.drafter.rule import DraftRule
+from learner.drafter.train import DrafterTraining, OwnSample, judged, train_drafter
 from learner.errors import BatchError, ModelError
 
 DRAFTS = 3
@@ -28,7 +39,16 @@ def own_samples(policy, count: int, length: int = 12) -> list[OwnSample]:
     for _ in range(length):
         p = policy(input_ids=ids).logits[:, -1].softmax(-1)
         ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], 1)
-    return [OwnSample(row[:4], row[4:]) for row in ids.tolist()]
+    return [own(row[:4], row[4:]) for row in ids.tolist()]
+
+
+def own(prompt: list[int], response: list[int]) -> OwnSample:
+    return OwnSample(prompt_ids=prompt, response_ids=response, temperatures=np.ones(len(response), np.float32))
+
+
+def chains_of(policy, layer: MtpLayer, samples: list[OwnSample]) -> Chains:
+    unrolled = Unrolled(Reading.of(policy, samples), layer, Ends.of(policy), DraftRule(), DRAFTS)
+    return unrolled.chains(unrolled.outputs, slice(None))
 
 
 def one_chain(policy, layer: MtpLayer, ids: list[int], start: int) -> list[torch.Tensor]:
@@ -77,11 +97,11 @@ def one_chain(policy, layer: MtpLayer, ids: list[int], start: int) -> list[torch
 @torch.no_grad()
 def test_the_unrolled_layer_is_what_an_engine_runs(policy):
     """Logits of all drafts of two chains agree with the token-by-token run, in samples of different lengths."""
-    layer = MtpLayer(policy)
+    layer = MtpLayer.like_last_layer(policy)
     for parameter in layer.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    sample, short = own_samples(policy, 1)[0], OwnSample([5, 6], [7, 8, 9])
-    chains = chains_of(policy, layer, [short, sample], DRAFTS)
+    sample, short = own_samples(policy, 1)[0], own([5, 6], [7, 8, 9])
+    chains = chains_of(policy, layer, [short, sample])
     of_short = 2  # drafts for its second and third token start at its last prompt token and one after
     ids = [*sample.prompt_ids, *sample.response_ids]
     for chain in (0, 4):
@@ -95,7 +115,7 @@ def test_the_unrolled_layer_is_what_an_engine_runs(policy):
 
 def test_chains_start_where_drafts_are_made(policy):
     """A response of n tokens: the first comes with the prompt, so n - 1 chains, whose drafts end with the response."""
-    chains = chains_of(policy, MtpLayer(policy), own_samples(policy, 2, length=5), DRAFTS)
+    chains = chains_of(policy, MtpLayer.like_last_layer(policy), own_samples(policy, 2, length=5))
     assert chains.counted.sum(1).tolist() == [2 * 4, 2 * 3, 2 * 2]
 
 
@@ -103,13 +123,13 @@ def test_training_raises_the_acceptance_and_leaves_the_policy_alone(policy):
     """Sixty steps; no weight of the policy moves or gets a gradient."""
     before = {name: one.clone() for name, one in policy.state_dict().items()}
     samples = own_samples(policy, 400)
-    with torch.no_grad():
-        chains = chains_of(policy, MtpLayer(policy), samples[:20], DRAFTS)
-        untrained = acceptance(chains.p, chains.logits)[chains.counted].mean()
+    untrained = judged(
+        policy, MtpLayer.like_last_layer(policy), samples[:20], LOSSES["kl"], DraftRule(), DRAFTS
+    ).acceptance
     training = DrafterTraining(drafts=DRAFTS, steps=60, warmup_steps=40, batch=32, lr=5e-3)
     _, found = train_drafter(policy, samples, training)
     assert len(found) == DRAFTS
-    assert min(found) > untrained + 0.05
+    assert min(found) > max(untrained) + 0.05
     assert all(torch.equal(one, before[name]) for name, one in policy.state_dict().items())
     assert all(parameter.grad is None for parameter in policy.parameters())
 
@@ -117,13 +137,13 @@ def test_training_raises_the_acceptance_and_leaves_the_policy_alone(policy):
 def test_samples_that_nothing_can_be_drafted_in_are_refused(policy):
     """One-token responses."""
     with pytest.raises(BatchError, match="responses of two tokens and more, got 0 among 3"):
-        train_drafter(policy, [OwnSample([3], [4])] * 3, DrafterTraining(steps=1, warmup_steps=0))
+        train_drafter(policy, [own([3], [4])] * 3, DrafterTraining(steps=1, warmup_steps=0))
 
 
 def test_the_layer_lies_beside_the_weights(policy, model_path, tmp_path):
     """MiMo's names, a config that names the layer, the policy's file untouched; and a checkpoint can take it along."""
-    layer = MtpLayer(policy)
-    save_with_drafter(model_path, layer, tmp_path)
+    layer = MtpLayer.like_last_layer(policy)
+    save_with_drafter(model_path, tensors_of(layer, torch.float32), tmp_path)
     tensors = load_file(tmp_path / DRAFTER_FILE)
     assert PREFIX + "input_proj.weight" in tensors
     assert PREFIX + "self_attn.q_proj.bias" in tensors
@@ -134,9 +154,12 @@ def test_the_layer_lies_beside_the_weights(policy, model_path, tmp_path):
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "config.json").write_text((model_path / "config.json").read_text())
+    (checkpoint / INDEX).write_text('{"weight_map": {"lm_head.weight": "model-1.safetensors"}}')
     carry_drafter(tmp_path, checkpoint)
     assert json.loads((checkpoint / "config.json").read_text())["architectures"] == ["MiMoForCausalLM"]
     assert (checkpoint / DRAFTER_FILE).exists()
+    named = json.loads((checkpoint / INDEX).read_text())["weight_map"]
+    assert named == {"lm_head.weight": "model-1.safetensors"} | dict.fromkeys(tensors, DRAFTER_FILE)
 
 
 def test_a_policy_of_another_kind_is_refused(tmp_path):
