@@ -12,10 +12,13 @@ from pathlib import Path
 DATA = ["--data", "../shared/data"]  # public problems; what needs them says so where they are absent
 SCRIPTS = {
     "bench_learner.py": [],
+    "bench_learner_loss.py": [],
+    "bench_learner_packing.py": DATA,
     "bench_weights.py": [],
     "bench_quickstart.py": [],
     "bench_rollout.py": [],
     "bench_speculation.py": [],
+    "bench_drafter.py": ["--parts", "losses", "engine"],  # with "run" some four minutes more
     "bench_math_verifier.py": DATA,
     "bench_verilog_verifier.py": [*DATA, "--soak", "10000"],
 }

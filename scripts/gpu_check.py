@@ -53,6 +53,7 @@ def own(name: str) -> tuple[str, ...]:
 CHECKS = {
     "versions": Check(title="Versions", command=own("versions"), limit_s=60),
     "kernel": Check(title="Temperature per row: fused kernel and eager", command=own("kernel"), limit_s=300),
+    "head": Check(title="The fused head", command=script("gpu_check_head.py", "--tiles"), limit_s=900),
     "exact-v1": Check(title="Draws against their record, model runner V1", command=own("exact-v1"), limit_s=900),
     "exact-v2": Check(title="Draws against their record, model runner V2", command=own("exact-v2"), limit_s=900),
     "update": Check(title="Weight updates", command=own("update"), limit_s=600),
