@@ -17,6 +17,8 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     running, waiting      responses, at the moment, of all workers
     kv_cache_usage        share of the key-value blocks in use, 0 to 1, at the moment, of the fullest worker
     utilisation           share of the time with something to decode, mean of the workers
+    batch                 tokens drawn per engine step, all workers; with `decode_s` it calibrates `temper plan`
+    decode_s              busy seconds per engine step
     prefix_hit_rate       share of the prompt tokens whose keys and values were there already
     preemptions, aborted  responses
     acceptance_position_k share of the k-th drafts of a step (k = 1, 2, ...) that were kept
@@ -32,6 +34,9 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
         "rollout/preemptions": _gained(before, now, "preemptions"),
         "rollout/aborted": _gained(before, now, "aborted"),
     }
+    if steps := _gained(before, now, "steps"):
+        rates["rollout/batch"] = generated_tokens(before, now) / steps
+        rates["rollout/decode_s"] = _gained(before, now, "busy_s") / steps
     if prompt:
         rates["rollout/prefix_hit_rate"] = cached / prompt
     for position in range(max(len(engine.drafted_by_position) for engine in now.values())):

@@ -73,14 +73,15 @@ class Fleet:
         behind = []
         self._published = version
         for name, worker in self._workers.items():
-            was_synced = worker.synced
-            self._unshelve(name, worker)
             if name in confirmed:
                 worker.version = version
-            worker.synced = worker.version == version
-            self._shelve(name, worker)
-            if was_synced and not worker.synced:
-                behind.append(name)
+            synced = worker.version == version
+            if synced != worker.synced:
+                self._unshelve(name, worker)
+                worker.synced = synced
+                self._shelve(name, worker)
+                if not synced:
+                    behind.append(name)
         return behind
 
     def place(self, group: int) -> str | None:

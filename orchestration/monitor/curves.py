@@ -18,7 +18,7 @@ INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 TEAL, CORAL, VIOLET, AMBER = "#0f8b8d", "#e4572e", "#6c4ab6", "#d99a1c"
 SMOOTHING = 0.7  # of the exponential average behind the noisy training reward
 
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": INK,
@@ -51,14 +51,14 @@ _STYLE = {
 
 def write_curves(rows: list[Row], path: Path, *, title: str) -> None:
     """Draw all panels into a PNG of about 1700 x 1040 pixels."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         _figure(rows, title).savefig(path, format="png", dpi=140, facecolor="white")
 
 
 def curves_svg(rows: list[Row]) -> str:
     """The same picture without its title, as an <svg> element to put into a page."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         _figure(rows, None).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

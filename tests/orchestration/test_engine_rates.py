@@ -27,7 +27,9 @@ def engine(**values) -> EngineMetrics:
 
 
 BEFORE = {
-    "rollout-0": engine(generated_tokens=1000, busy_s=5.0, prompt_tokens=100, cached_prompt_tokens=10, preemptions=1),
+    "rollout-0": engine(
+        generated_tokens=1000, busy_s=5.0, steps=10, prompt_tokens=100, cached_prompt_tokens=10, preemptions=1
+    ),
     "gone": engine(generated_tokens=7777, busy_s=100.0, preemptions=50),
 }
 NOW = {
@@ -36,6 +38,7 @@ NOW = {
         running=8,
         waiting=3,
         busy_s=9.0,
+        steps=40,
         kv_cache_usage=0.25,
         prompt_tokens=300,
         cached_prompt_tokens=150,
@@ -48,6 +51,7 @@ NOW = {
         generated_tokens=500,
         running=1,
         busy_s=3.0,
+        steps=20,
         kv_cache_usage=0.75,
         prompt_tokens=100,
         cached_prompt_tokens=60,
@@ -66,6 +70,8 @@ def test_differences_over_the_step_and_what_is_at_the_moment():
             "rollout/waiting": 3,
             "rollout/kv_cache_usage": 0.75,
             "rollout/utilisation": (4.0 + 3.0) / 10.0 / 2,
+            "rollout/batch": 2500 / (30 + 20),
+            "rollout/decode_s": (4.0 + 3.0) / (30 + 20),
             "rollout/preemptions": 2,
             "rollout/aborted": 4,
             "rollout/prefix_hit_rate": (140 + 60) / (200 + 100),

@@ -1,0 +1,22 @@
+"""From a plan to what the scheduler is told of it: the loop and the planner both ask here."""
+
+from orchestration.config import RunPlan
+from orchestration.scheduler_config import SchedulerConfig
+
+
+def scheduler_config(plan: RunPlan) -> SchedulerConfig:
+    return SchedulerConfig(
+        groups_per_step=plan.run.groups_per_step,
+        total_steps=plan.run.steps,
+        max_staleness=plan.run.max_staleness,
+        publish_every=plan.run.publish_every,
+        eval_every=plan.eval.every,
+        eval_at_start=plan.eval.at_start,
+        eval_at_end=plan.eval.at_end,
+        checkpoint_every=plan.run.checkpoint_every,
+    )
+
+
+def worker_capacity(plan: RunPlan) -> int:
+    """Groups that a rollout worker takes at once: all that may be in flight."""
+    return (plan.run.max_staleness + 1) * plan.run.groups_per_step

@@ -1,0 +1,132 @@
+"""One simulated rollout engine: many responses share it, and each of them advances by one token per decode step.
+
+    add(group, lengths) --> line (oldest group first) --room for it?--> running --length reached--> gone
+                                                                       all of a group gone --> `finish` is its time
+
+Every running response draws its tokens at the same pace, so one number serves them all: `drawn`, the tokens that a
+response would have that runs since the beginning. A response of length L that starts at `drawn` = d ends when `drawn`
+reaches d + L, however often the batch grows and shrinks meanwhile (processor sharing in virtual time). A heap of these
+ends gives the next one in O(log n), and nothing is touched between two ends.
+
+The engine looks ahead to the end of its next group on copies, so that a group costs one event of the simulation and not
+one per response; whatever happens before that (new groups, an update) makes it look again.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+
+NEVER = math.inf
+
+
+class Engine:
+    """Times are seconds since the start of the simulation and never go back. Lengths are tokens, at least 1.
+
+    pace  seconds per decode step by responses running; its last index is how many run at once
+    """
+
+    def __init__(self, name: str, pace: Sequence[float], version: int, now: float) -> None:
+        self.name = name
+        self.version = version
+        self.busy_s = 0.0  # with something running, pauses left out
+        self.tokens = 0.0  # drawn so far, of all responses
+        self.finish = NEVER  # when the next group ends, if nothing happens before
+        self.finished = -1  # that group
+        self.epoch = 0  # of `finish`: it grows when the engine looks again
+        self._pace = pace
+        self._room = len(pace) - 1
+        self._now = now
+        self._drawn = 0.0
+        self._running: list[tuple[float, int]] = []  # heap of (end in `drawn`, group)
+        self._line: list[tuple[int, int, int]] = []  # heap of (group, index, length)
+        self._left: dict[int, int] = {}  # responses of a group that have not ended
+        self._oldest: dict[int, int] = {}  # the version that drew a group's first token
+        self._ahead: tuple = ()
+
+    @property
+    def groups(self) -> Iterable[int]:
+        """All that are here, running or in line."""
+        return self._left.keys()
+
+    def add(self, group: int, lengths: Sequence[int], now: float) -> None:
+        """A group arrives; lower numbers go first."""
+        self.advance(now)
+        self._left[group] = len(lengths)
+        for index, length in enumerate(lengths):
+            heapq.heappush(self._line, (group, index, length))
+        while self._line and len(self._running) < self._room:
+            first, _, length = heapq.heappop(self._line)
+            self._oldest.setdefault(first, self.version)
+            heapq.heappush(self._running, (self._drawn + length, first))
+
+    def update(self, version: int, now: float, pause_s: float) -> None:
+        """New weights: generation stands still for `pause_s`, and goes on with them."""
+        self.advance(now)
+        self.version = version
+        self._now = max(self._now, now) + pause_s
+
+    def advance(self, until: float) -> None:
+        """Bring everything up to `until`, before which no group ends."""
+        if until <= self._now:
+            return  # paused beyond it
+        self._walk(until, self._running, self._line, self._left, self._oldest)
+
+    def look_ahead(self) -> float:
+        """Find the end of the next group; NEVER while there is none. To be called after `add` and `update`."""
+        self.epoch += 1
+        self.finish, self.finished = NEVER, -1
+        if self._left:
+            before = self._now, self._drawn, self.busy_s, self.tokens
+            copies = self._running.copy(), self._line.copy(), self._left.copy(), self._oldest.copy()
+            self.finished = self._walk(NEVER, *copies)
+            self.finish = self._now
+            self._ahead = (self._now, self._drawn, self.busy_s, self.tokens), copies
+            self._now, self._drawn, self.busy_s, self.tokens = before
+        return self.finish
+
+    def take_finished(self) -> tuple[int, int]:
+        """At the time `finish`: the group that ends, and the oldest version that drew one of its tokens."""
+        (self._now, self._drawn, self.busy_s, self.tokens), copies = self._ahead
+        self._running, self._line, self._left, self._oldest = copies
+        return self.finished, self._oldest.pop(self.finished)
+
+    def _walk(
+        self,
+        until: float,
+        running: list[tuple[float, int]],
+        line: list[tuple[int, int, int]],
+        left: dict[int, int],
+        oldest: dict[int, int],
+    ) -> int:
+        """End responses in order up to `until`, or up to and with the last one of a group, which is returned."""
+        pace, now, drawn, begin = self._pace, self._now, self._drawn, self._now
+        group, tokens = -1, 0.0
+        while running:
+            count = len(running)
+            end, first = running[0]
+            step_s = pace[count]
+            then = now + (end - drawn) * step_s
+            if then >= until:
+                tokens += (until - now) / step_s * count
+                drawn += (until - now) / step_s
+                now = until
+                break
+            tokens += (end - drawn) * count
+            now, drawn = then, end
+            if line:
+                later, _, length = heapq.heappop(line)
+                if later not in oldest:
+                    oldest[later] = self.version
+                heapq.heapreplace(running, (drawn + length, later))
+            else:
+                heapq.heappop(running)
+            left[first] -= 1
+            if not left[first]:
+                del left[first]
+                group = first
+                break
+        self.busy_s += now - begin
+        self.tokens += tokens
+        self._now = now if group >= 0 or until == NEVER else until
+        self._drawn = drawn
+        return group
