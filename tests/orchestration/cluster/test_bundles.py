@@ -1,0 +1,50 @@
+"""How many nodes hold a run, by hand-counted examples."""
+
+import pytest
+
+from orchestration.cluster.bundles import Bundle, bundles_of, nodes_needed
+from orchestration.config import load_plan
+
+NODE = Bundle(cpus=32, gpus=8)
+
+
+def of(gpus: float, count: int) -> list[Bundle]:
+    return [Bundle(cpus=1, gpus=gpus)] * count
+
+
+@pytest.mark.parametrize(
+    ("bundles", "nodes"),
+    [
+        (of(1, 8), 1),
+        (of(1, 9), 2),
+        (of(4, 2) + of(1, 8), 2),
+        (of(1, 4) + of(8, 1), 2),  # the whole node is not taken for the small ones first
+        (of(5, 3), 3),  # two of 5 do not share 8
+        (of(0, 32), 1),
+        (of(0, 33), 2),  # CPUs count too
+        (of(0.5, 16), 1),
+        ([], 0),
+    ],
+)
+def test_nodes_are_counted_by_what_fits_on_one(bundles, nodes):
+    """A bundle is never divided among nodes."""
+    assert nodes_needed(bundles, NODE) == nodes
+
+
+def test_an_actor_larger_than_a_node_fits_none():
+    """None, not a large number."""
+    assert nodes_needed(of(1, 3) + of(16, 1), NODE) is None
+
+
+def test_a_run_reserves_engines_and_ranks():
+    """`rollout.workers` engines with all their GPUs, `learner.ranks` ranks; the verifiers reserve nothing."""
+    plan = load_plan(
+        [
+            "rollout.workers=3",
+            "rollout.tensor_parallel=4",
+            "rollout.num_gpus=4",
+            "learner.ranks=2",
+            "learner.num_gpus=1",
+        ]
+    )
+    assert [bundle.resources for bundle in bundles_of(plan)] == [{"CPU": 1, "GPU": 4}] * 3 + [{"CPU": 1, "GPU": 1}] * 2
