@@ -6,6 +6,7 @@ weights before that step.
 
     action        answered by
     StartGroup    GroupFinished, GroupFailed or WorkerLost
+    TakeUpGroup   GroupFinished
     ScoreGroup    VerdictsArrived or GroupFailed
     Train         StepTrained
     Publish       WeightsPublished
@@ -52,6 +53,16 @@ class StartGroup:
     version: int
     worker: str
     attempt: int  # 1 for the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeUpGroup:
+    """Admit a group with the responses that an earlier process of this run drew to `task_index` and wrote down."""
+
+    group: int
+    task_index: int
+    version: int  # published now
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,4 +113,4 @@ class Checkpoint:
     state: SchedulerState
 
 
-Action = StartGroup | ScoreGroup | Train | Publish | SyncWorker | Evaluate | Checkpoint
+Action = StartGroup | TakeUpGroup | ScoreGroup | Train | Publish | SyncWorker | Evaluate | Checkpoint

@@ -113,15 +113,20 @@ class Service:
         *,
         cpus: float,
         gpus: float = 0.0,
+        seat: Any = None,
         env: Mapping[str, str],
         deadline_s: float,
     ) -> "Service":
-        """Start the actor and build its service. Raises WorkerFailure, with the log's last lines, when that fails."""
+        """Start the actor, in its `seat` if it has one (orchestration/cluster/placement.py), and build its service.
+
+        Raises WorkerFailure, with the log's last lines, when that fails.
+        """
         service = cls(name, log_file)
         host = ray.remote(ActorHost).options(
             name=name,
             num_cpus=cpus,
             num_gpus=gpus,
+            scheduling_strategy=seat or "DEFAULT",
             max_restarts=0,
             runtime_env={"env_vars": {**process.environment(), **env}},
         )
@@ -188,6 +193,7 @@ class Service:
             self.died = True
             raise WorkerFailure(f"{self.name} died{self.tail()}", worker=self.name, died=True) from gone
         except RayError as error:
+            self.died = True
             raise WorkerFailure(f"{self.name}: {error}{self.tail()}", worker=self.name, died=True) from error
 
     def kill(self) -> None:

@@ -4,6 +4,11 @@
         --fsync, rename-->
     checkpoints/version_000020/             appears in one step
     checkpoints/latest -> version_000020    moved in one step; what a resume starts from
+    checkpoints/best -> version_000010      of those that were evaluated, the one with the highest score
+
+The last few are kept, and besides them the best few. A score (score.json) belongs to the folder it lies in, so it goes
+when the steps are rolled back. An evaluation may end long after later checkpoints are written: the one that it is of
+stays until then (`await_score`).
 
 A manifest holds the size of every file, and the checksum of those up to `CHECKSUM_LIMIT_BYTES`; it is checked before a
 checkpoint is used. One that is damaged is passed over, with a warning, for the one before it.
@@ -15,6 +20,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +33,12 @@ from orchestration.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
+BEST = "best"
 PREFIX = "version_"
 WRITING = ".writing-"
 MANIFEST = "manifest.json"
 STATE = "state.json"
+SCORE = "score.json"  # not in the manifest: it comes later
 # A larger file would make every resume read all of the weights twice; a lost tail, the usual damage, shows in the size.
 CHECKSUM_LIMIT_BYTES = 64 * 2**20
 # Where less than this is free after a failed write, the disk is taken to be full, whatever the writing library says.
@@ -49,11 +57,16 @@ class SavedCheckpoint:
 class CheckpointStore:
     """The checkpoints of one run. One process writes at a time (the journal's lock sees to it)."""
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        if keep_last < 1:
-            raise ValueError(f"keep_last is at least 1, got {keep_last}")
+    def __init__(self, folder: Path, keep_last: int, keep_best: int = 0) -> None:
+        if keep_last < 1 or keep_best < 0:
+            raise ValueError(f"keep_last is at least 1 and keep_best at least 0, got {keep_last} and {keep_best}")
         self.folder = folder
         self.keep_last = keep_last
+        self.keep_best = keep_best
+        self._newest: int | None = None  # that this process wrote
+        self._scores: dict[int, float] = {}  # of versions whose folder may not be there yet
+        self._awaited: set[int] = set()
+        self._tidying = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{WRITING}*"):  # of a process that was killed
             _remove(leftover)
@@ -78,7 +91,16 @@ class CheckpointStore:
             if not full:
                 raise
             raise CheckpointError(self._describe_full_disk(version, written)) from error
-        self._prune(version)
+
+    def await_score(self, version: int) -> None:
+        """An evaluation of this version begins: keep its checkpoint, if there is one, until `score`."""
+        self._awaited.add(version)
+
+    async def score(self, version: int, value: float) -> None:
+        """The evaluation of this version ended; the higher the better. It does not matter which is there first."""
+        self._awaited.discard(version)
+        self._scores[version] = value
+        await asyncio.to_thread(self._tidy)
 
     def latest(self) -> SavedCheckpoint | None:
         """The checkpoint to resume from, or None where there is none. Raises CheckpointError if all are damaged."""
@@ -88,7 +110,7 @@ class CheckpointStore:
             if pointed is not None and version > pointed:
                 continue  # it belongs to steps that were rolled back
             folder = self._path(version)
-            if (damage := _damage(folder)) is None:
+            if (damage := damage_of(folder)) is None:
                 state = SchedulerState.from_json(json.loads((folder / STATE).read_text()))
                 return SavedCheckpoint(version=version, folder=folder, state=state)
             log.warning("checkpoint %s is damaged (%s); trying the one before it", folder, damage)
@@ -112,24 +134,47 @@ class CheckpointStore:
         (partial / MANIFEST).write_text(json.dumps({"version": version, "files": _measure(partial)}, indent=1))
         _sync(partial)
         target = self._path(version)
-        if target.exists():  # from steps that were rolled back
-            _remove(target)
-        partial.rename(target)
-        self._point(version)
+        with self._tidying:
+            _remove(target)  # from steps that were rolled back
+            partial.rename(target)
+            self._point(version)
+            self._newest = version
+        self._tidy()
 
-    def _point(self, version: int) -> None:
-        temporary = self.folder / f"{WRITING}{LATEST}"
+    def _point(self, version: int, name: str = LATEST) -> None:
+        temporary = self.folder / f"{WRITING}{name}"
         _remove(temporary)
         temporary.symlink_to(self._path(version).name)
-        temporary.replace(self.folder / LATEST)
+        temporary.replace(self.folder / name)
         _sync_one(self.folder)
 
-    def _prune(self, newest: int) -> None:
-        """Keep the last few up to `newest`; what is newer belongs to steps that were rolled back."""
-        kept = [version for version in self._versions() if version <= newest][-self.keep_last :]
-        for version in self._versions():
-            if version not in kept:
+    def _tidy(self) -> None:
+        """Keep the last few and the best; what is newer than this process's newest was rolled back."""
+        with self._tidying:
+            if self._newest is None:  # then nobody knows yet which are
+                return
+            present = [version for version in self._versions() if version <= self._newest]
+            for version in set(present) & self._scores.keys():
+                self._write_score(version, self._scores.pop(version))
+            scores = {version: score for version in present if (score := self._read_score(version)) is not None}
+            best = sorted(scores, key=lambda version: (-scores[version], -version))[: self.keep_best]
+            if best:
+                self._point(best[0], BEST)
+            else:
+                _remove(self.folder / BEST)
+            kept = {*present[-self.keep_last :], *best, *self._awaited.intersection(present)}
+            for version in set(self._versions()) - kept:
                 _remove(self._path(version))
+
+    def _write_score(self, version: int, value: float) -> None:
+        partial = self.folder / f"{WRITING}{SCORE}"
+        partial.write_text(json.dumps({"score": value}))
+        _sync_one(partial)
+        partial.replace(self._path(version) / SCORE)
+
+    def _read_score(self, version: int) -> float | None:
+        file = self._path(version) / SCORE
+        return float(json.loads(file.read_text())["score"]) if file.is_file() else None
 
     def _path(self, version: int) -> Path:
         return self.folder / f"{PREFIX}{version:06d}"
@@ -166,8 +211,8 @@ def _measure(folder: Path) -> dict[str, dict[str, int | str]]:
     return files
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None where it is as it was written."""
     try:
         expected = json.loads((folder / MANIFEST).read_text())["files"]
         found = _measure(folder)
@@ -203,7 +248,7 @@ def _size(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    if path.is_symlink():
+    if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)

@@ -11,12 +11,17 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": "train a policy: temper train experiment=quickstart",
+    "launch": "run a training as a job of a cluster: Slurm, Ray or Kubernetes",
+    "resume": "go on with a run from its newest checkpoint: temper resume runs/latest",
     "eval": "score a checkpoint on held-out tasks and print JSON",
+    "export": "take a policy out of a run: a folder that transformers and vLLM load",
+    "export-rollouts": "write the responses a run has kept to a Parquet file",
     "verify": "judge the responses in a file, one JSON object a line",
     "serve-verifier": "judge responses over HTTP",
     "warmstart": "build the tiny policy and give it its supervised start",
     "train-drafter": "give a policy multi-token-prediction layers that draft for it: speculative=mtp",
     "doctor": "say what is installed and what is missing for a configuration",
+    "plan": "simulate a run before it is made: how many GPUs, what staleness, how many hours",
     "report": "draw curves.png and report.html of a run folder again",
 }
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 import pydantic
@@ -29,6 +29,7 @@ from orchestration.chaos import ChaosConfig
 from orchestration.errors import ConfigError
 from orchestration.feedback import FeedbackConfig
 from orchestration.monitor import MonitorConfig
+from orchestration.planner.config import PlanConfig
 from reward.config import RewardConfig
 from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.control import controller_of
@@ -51,7 +52,9 @@ class RunConfig:
     max_staleness: int = 1  # no trained token is drawn by weights more than this many versions old; 0 is synchronous
     publish_every: int = 1  # steps
     checkpoint_every: int = 0  # steps; 0: only at the end
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest
+    keep_best: int = 1  # besides them, those that did best in evaluation (pass@1)
+    keep_rollouts: int | None = 10  # steps whose responses stay in the journal; 0: what a resume needs; null: all
     worker_restarts: int = 10  # of rollout and verifier workers together within an hour, before the run gives up
     restarts: int = 0  # of the whole run within an hour, from its newest checkpoint, when driver or learner are lost
     stall_deadline_s: float = 600.0  # without any event, the run stops and says who waited for whom
@@ -71,9 +74,13 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Where the actors run. `address` null starts Ray on this machine; otherwise the cluster to join."""
+    """Where the actors run. `address` null starts Ray on this machine; otherwise the cluster to join.
+
+    Clusters that take jobs (`temper launch`) have more fields: orchestration/cluster.
+    """
 
     address: str | None = None
+    learner_placement: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"  # of its ranks over nodes
     object_store_gib: float = 0.25  # of a Ray started here
     connect_deadline_s: float = 30.0
 
@@ -94,6 +101,7 @@ class RunPlan:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     chaos: ChaosConfig = field(default_factory=ChaosConfig)
     speculative: SpeculativeConfig = field(default_factory=SpeculativeConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)  # of `temper plan` alone
     task: Any  # a TaskSource
     model: Any  # a model source: orchestration/models
     algorithm: Objective
@@ -238,6 +246,10 @@ def check(plan: RunPlan) -> None:
         )
     if plan.run.max_staleness < 0:
         raise ConfigError(f"run.max_staleness is 0 or more, got {plan.run.max_staleness}")
+    for name, least in (("keep_checkpoints", 1), ("keep_best", 0), ("keep_rollouts", 0)):
+        value = getattr(plan.run, name)
+        if value is not None and value < least:
+            raise ConfigError(f"run.{name} is at least {least}, got {value}")
     if plan.run.restarts and not plan.run.checkpoint_every:
         raise ConfigError(
             f"run.restarts={plan.run.restarts} starts a lost run again from its newest checkpoint, and"
@@ -271,6 +283,7 @@ def check(plan: RunPlan) -> None:
             " truncation=none and another temperature"
         )
     _check_adapter(plan)
+    _check_drafter(plan)
     for name, piece in plan.reward.shaping.items():
         try:
             piece.check(plan.task.max_tokens)
@@ -289,6 +302,22 @@ def _check_adapter(plan: RunPlan) -> None:
     if adapter.publish == "alone" and plan.rollout.transport == "cuda_ipc":
         raise ConfigError(
             "rollout.transport=cuda_ipc lends whole weights: set learner.adapter.publish=merged, or another transport"
+        )
+
+
+def _check_drafter(plan: RunPlan) -> None:
+    drafter = plan.learner.drafter
+    if drafter is None:
+        return
+    if plan.speculative.method != "mtp":
+        raise ConfigError(
+            "learner.drafter trains the layer that speculative=mtp drafts with, got"
+            f" speculative.method={plan.speculative.method}: choose speculative=mtp, or drafter=frozen"
+        )
+    if (drafter.temperature, drafter.truncation) != (plan.temperature, plan.truncation):
+        raise ConfigError(
+            f"learner.drafter draws with {drafter.temperature} and {drafter.truncation}, the run with"
+            f" {plan.temperature} and {plan.truncation}: set them under temperature and truncation alone"
         )
 
 

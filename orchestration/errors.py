@@ -9,6 +9,7 @@ OrchestrationError
 ├── SchedulerError    an event contradicts what the scheduler knows, or retries are used up
 ├── CheckpointError   a checkpoint cannot be written or read
 ├── CaseError         a file of responses to judge holds something else
+├── LaunchError      a job cannot be handed to its cluster
 ├── ServeError        the verifier service cannot listen where it was told to, or does not start
 └── JournalError      the journal cannot be opened, or what it is told contradicts what it holds
 """
@@ -53,3 +54,7 @@ class CaseError(OrchestrationError):
 
 class ServeError(OrchestrationError):
     """The verifier service cannot listen where it was told to, or does not start; the message says what to change."""
+
+
+class LaunchError(OrchestrationError):
+    """A job cannot be handed to its cluster; the message says what to start or to look at."""

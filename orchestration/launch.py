@@ -18,18 +18,20 @@ import ray
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
+from learner.model import vocabulary_of
 from orchestration.chaos import ChaosConfig, chaos
 from orchestration.checkpoint_store import CheckpointStore, SavedCheckpoint
 from orchestration.config import RunPlan
+from orchestration.errors import ConfigError
 from orchestration.evaluation import EvaluationResult, evaluate
 from orchestration.journal import Journal
 from orchestration.loop import RunLoop, RunReport
 from orchestration.models.prompts import encode_prompt
 from orchestration.monitor import Monitor
+from orchestration.pace import scheduler_config
 from orchestration.ray_services import RayServices, connect
 from orchestration.run_folder import RunFolder
 from orchestration.scheduler import Scheduler
-from orchestration.scheduler_config import SchedulerConfig
 from orchestration.tasks.judging import check_judging, verifiers_of
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
@@ -44,14 +46,18 @@ def train(plan: RunPlan, folder: RunFolder | None) -> RunReport:
     """Run `plan`, in a new folder or on from the newest checkpoint of `folder`; Ctrl-C ends it with a checkpoint."""
     preflight(plan)
     model = resolve_model(plan)
+    check_model(plan, model)
     resumed = folder is not None
     folder = folder or RunFolder.create(plan)
-    folder.write_config(plan)
     _log_to(folder.logs / "driver.log")
-    with Journal.open(folder.journal) as journal:  # from here on no other process drives this folder
-        checkpoints = CheckpointStore(folder.checkpoints, keep_last=plan.run.keep_checkpoints)
+    with Journal.open(folder.journal, plan.run.keep_rollouts) as journal:  # from here on no other process drives it
+        checkpoints = CheckpointStore(folder.checkpoints, plan.run.keep_checkpoints, plan.run.keep_best)
         saved = checkpoints.latest()
         version = saved.version if saved else 0
+        journal.resume(version)
+        if folder.saved_section("reward") != plan.tree["reward"]:
+            journal.forget_verdicts()
+        folder.write_config(plan)
         with _monitor(plan, folder, resumed_at=version if resumed else None) as monitor:
             return asyncio.run(_train(plan, folder, model, monitor, journal, checkpoints, saved))
 
@@ -66,8 +72,8 @@ async def _train(
     saved: SavedCheckpoint | None,
 ) -> RunReport:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    scheduler = Scheduler(scheduler_config(plan), saved and saved.state)
-    journal.resume(scheduler.version)
+    encode = encoder(tokenizer, plan.task.chat)
+    scheduler = Scheduler(scheduler_config(plan), saved and saved.state, still_owed(plan, journal, encode))
     services = RayServices(plan, model, folder.logs)
     connect(plan.cluster, services.cpus)
     try:
@@ -75,7 +81,7 @@ async def _train(
             plan,
             scheduler,
             services,
-            encoder(tokenizer, plan.task.chat),
+            encode,
             journal,
             checkpoints,
             Telemetry(plan, monitor, tokenizer),
@@ -88,6 +94,19 @@ async def _train(
             return await loop.run()
     finally:
         ray.shutdown()
+
+
+def still_owed(plan: RunPlan, journal: Journal, encode: Callable[[Task], tuple[int, ...]]) -> dict[int, int]:
+    """Task -> oldest version, of what earlier processes drew and this one takes up: the same prompt, as many responses.
+
+    Task source, seed, tokenizer and group size may have been overridden since.
+    """
+    return {
+        index: leftover.oldest_version
+        for index, leftover in journal.leftovers().items()
+        if leftover.samples == plan.run.group_size
+        and leftover.prompt_ids == tuple(encode(plan.task.train_task(index, plan.seed)))
+    }
 
 
 @contextmanager
@@ -134,6 +153,14 @@ def preflight(plan: RunPlan) -> None:
     check_tools(verifiers_of([*train, *heldout]), plan.reward)
 
 
+def check_model(plan: RunPlan, model: Path) -> None:
+    """Refuse an algorithm that this model cannot serve. Raises ConfigError."""
+    try:
+        plan.algorithm.check(vocabulary_of(model))
+    except ValueError as error:
+        raise ConfigError(f"algorithm: {error}") from error
+
+
 def resolve_model(plan: RunPlan) -> Path:
     """The policy's folder, built first where it must be, with a progress bar."""
     with Progress(
@@ -149,19 +176,6 @@ def resolve_model(plan: RunPlan) -> Path:
             progress.update(bar, completed=done, total=total, loss=loss, visible=True)
 
         return plan.model.resolve(plan.task, show)
-
-
-def scheduler_config(plan: RunPlan) -> SchedulerConfig:
-    return SchedulerConfig(
-        groups_per_step=plan.run.groups_per_step,
-        total_steps=plan.run.steps,
-        max_staleness=plan.run.max_staleness,
-        publish_every=plan.run.publish_every,
-        eval_every=plan.eval.every,
-        eval_at_start=plan.eval.at_start,
-        eval_at_end=plan.eval.at_end,
-        checkpoint_every=plan.run.checkpoint_every,
-    )
 
 
 def encoder(tokenizer: Any, chat: bool) -> Callable[[Task], tuple[int, ...]]:

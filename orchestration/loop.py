@@ -5,7 +5,7 @@
       +------ a slot frees only when every engine has confirmed the new version -----------+
 
     event in (journalled first)   what the scheduler weighs        action out (one method below)
-    WorkerJoined / WorkerLost     free slots; groups to run again  StartGroup, SyncWorker
+    WorkerJoined / WorkerLost     free slots; groups to run again  StartGroup, TakeUpGroup, SyncWorker
     GroupFinished                 -                                ScoreGroup
     VerdictsArrived               are the P oldest groups scored?  Train
     StepTrained                   publish, checkpoint, eval due?   Publish, Checkpoint, Evaluate
@@ -32,6 +32,7 @@ from orchestration.errors import SchedulerError, StallError, WorkerFailure
 from orchestration.evaluation import EvaluationResult, evaluate
 from orchestration.feedback import teacher
 from orchestration.journal import Journal
+from orchestration.pace import worker_capacity
 from orchestration.scheduler import Scheduler
 from orchestration.self_check import coarser, self_check
 from orchestration.services import RolloutService, Services, whole_group
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 TEMPERATURE_STATE = "temperature.json"  # in a checkpoint: what the temperature controller has learned
 SECOND_STATE = "second_temperature.json"  # the same of the strategy's own, if it has one
+JUDGED_BY = "eval/pass@1"  # the best checkpoints are those with the highest
 STACKS_APPEAR_S = 1.0  # time for the actors to write their stacks after a stall
 
 
@@ -118,11 +120,14 @@ class RunLoop:
         self.events.put_nowait(events.StopRequested())
 
     def start(self, todo: list[actions.Action]) -> None:
+        if todo:
+            self.journal.start(todo)
         for action in todo:
-            self.journal.start(action)
             match action:
                 case actions.StartGroup():
                     self._spawn(self.start_group(action))
+                case actions.TakeUpGroup():
+                    self._spawn(self.take_up_group(action))
                 case actions.ScoreGroup():
                     self._spawn(self.score_group(action))
                 case actions.Train():
@@ -146,7 +151,6 @@ class RunLoop:
         task = self.plan.task.train_task(action.task_index, self.plan.seed)
         self.telemetry.group_started()
         self.groups[action.group] = Group(task)
-        self.journal.describe(action.group, task_id=task.id)
         request = GroupRequest(
             group_id=f"{action.group}.{action.attempt}",
             prompt_ids=self.encode(task),
@@ -166,16 +170,39 @@ class RunLoop:
         if not self.scheduler.is_current(action.group, action.attempt):
             return
         self.groups[action.group].rollouts = rollouts
-        oldest = min(span.version for rollout in rollouts for span in rollout.spans)
+        oldest = await asyncio.to_thread(  # long responses are megabytes, which the loop should not wait for
+            self.journal.add_draw,
+            group=action.group,
+            attempt=action.attempt,
+            task_index=action.task_index,
+            task_id=task.id,
+            prompt=task.prompt,
+            rollouts=rollouts,
+        )
+        self._post(events.GroupFinished(group=action.group, attempt=action.attempt, min_version=oldest))
+
+    async def take_up_group(self, action: actions.TakeUpGroup) -> None:
+        """Go on with the responses that an earlier process of this run drew, and with their verdicts if it got any."""
+        task = self.plan.task.train_task(action.task_index, self.plan.seed)
+        self.telemetry.group_started()
+        draw = await asyncio.to_thread(self.journal.draw, action.task_index)
+        self.groups[action.group] = Group(task, draw.rollouts, draw.verdicts)
+        oldest = draw.oldest_version
         self._post(events.GroupFinished(group=action.group, attempt=action.attempt, min_version=oldest))
 
     async def score_group(self, action: actions.ScoreGroup) -> None:
         """Send a group's responses to the verifiers; a timeout is a status, and a reward only where the run says so."""
         group = self.groups[action.group]
-        group.verdicts = await self.services.verifier.verify(group.requests(action.group))
+        if not group.verdicts:  # a group that was taken up may have them
+            group.verdicts = await self.services.verifier.verify(group.requests(action.group))
         judged = [reward for verdict in group.verdicts if (reward := self.rewards.raw(verdict)) is not None]
         if judged:
-            self.journal.describe(action.group, reward_mean=sum(judged) / len(judged))
+            self.journal.add_verdicts(
+                group=action.group,
+                attempt=action.attempt,
+                verdicts=group.verdicts,
+                reward_mean=sum(judged) / len(judged),
+            )
             self._post(events.VerdictsArrived(group=action.group, attempt=action.attempt))
         else:
             first = group.verdicts[0]
@@ -231,6 +258,7 @@ class RunLoop:
             self._post(events.EvaluationFailed(version=action.version, reason="all its workers died"))
             return
         self.telemetry.evaluation_started()
+        self.checkpoints.await_score(action.version)
         try:
             result: EvaluationResult = await evaluate(
                 self.heldout,
@@ -246,6 +274,7 @@ class RunLoop:
             self._post(events.EvaluationFailed(version=action.version, reason=str(failure)))
             return
         self.telemetry.evaluation(action.version, result)
+        await self.checkpoints.score(action.version, result.metrics[JUDGED_BY])
         self._post(events.EvaluationFinished(version=action.version))
 
     async def checkpoint(self, action: actions.Checkpoint) -> None:
@@ -266,9 +295,8 @@ class RunLoop:
     async def _start_worker(self) -> None:
         worker = await self.services.start_rollout_worker()
         self.workers[worker.name] = worker
-        room = (self.plan.run.max_staleness + 1) * self.plan.run.groups_per_step
         # An engine starts from the model folder, which no version describes: it is always synchronised first.
-        self._post(events.WorkerJoined(worker=worker.name, version=-1, capacity=room))
+        self._post(events.WorkerJoined(worker=worker.name, version=-1, capacity=worker_capacity(self.plan)))
 
     async def _self_check(self, worker: RolloutService) -> None:
         """Raises SelfCheckError, which stops the run."""

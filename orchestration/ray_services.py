@@ -24,8 +24,11 @@ from learner.messages import Publication, StepReport, TrainBatch
 from learner.worker import LearnerWorker
 from orchestration import process
 from orchestration.actor import Service
+from orchestration.cluster import placement
+from orchestration.cluster.bundles import bundles_of, engine_bundle, rank_bundle
 from orchestration.config import ClusterConfig, RunPlan
 from orchestration.errors import ConfigError, WorkerFailure
+from orchestration.locate import POLICY
 from orchestration.restarts import Restarts
 from reward.messages import Verdict, VerifyRequest
 from reward.service import VerifierPool
@@ -40,7 +43,6 @@ log = logging.getLogger(__name__)
 
 VERIFIER_START_S = 120.0
 RENDEZVOUS_PORTS = (20000, 32768)
-POLICY_FOLDER = "policy"  # inside a checkpoint
 WEIGHTS_FOLDER = "weights"  # inside the run's folder
 
 
@@ -50,6 +52,7 @@ def connect(cluster: ClusterConfig, cpus: float) -> None:
     prepared = {"env_vars": process.environment()}
     if cluster.address is None:
         ray.init(
+            address="local",  # otherwise Ray joins whatever `ray start` has left running on this machine
             num_cpus=max(os.cpu_count() or 1, int(cpus + 0.999)),
             include_dashboard=False,
             object_store_memory=int(cluster.object_store_gib * 2**30),
@@ -191,12 +194,21 @@ class RayLearner:
     def __init__(self, services: "RayServices") -> None:
         self._services = services
         self._ranks: list[Service] = []
+        self._group: placement.PlacementGroup | None = None
         self._turn = asyncio.Lock()  # one call at a time, in order
         self._deadline_s = services.plan.learner.step_deadline_s
 
     async def start(self, model: Path, checkpoint: Path | None) -> None:
         plan = self._services.plan
         config = plan.learner
+        if self._group is not None:
+            placement.release(self._group)  # with what may be left of earlier ranks
+        self._group = await placement.reserve(
+            "the learner",
+            [rank_bundle(plan)] * config.ranks,
+            strategy=plan.cluster.learner_placement,
+            deadline_s=config.start_deadline_s,
+        )
         address = ray.util.get_node_ip_address() if config.ranks > 1 else "127.0.0.1"
         port = _free_port()
         self._ranks = await asyncio.gather(
@@ -207,6 +219,7 @@ class RayLearner:
                     (model, config, plan.algorithm, rank, config.ranks, address, port, plan.seed, plan.run.steps),
                     cpus=config.threads,
                     gpus=config.num_gpus,
+                    seat=placement.seat(self._group, rank),
                     env={"OMP_NUM_THREADS": str(config.threads)},
                     deadline_s=config.start_deadline_s,
                 )
@@ -235,7 +248,7 @@ class RayLearner:
     async def save(self, folder: Path) -> None:
         async with self._turn:  # around both, so that no step comes between the optimizer's weights and the policy's
             await self._all("save", folder)
-            await self._all("export", folder / POLICY_FOLDER)
+            await self._all("export", folder / POLICY)
 
     def _address(self) -> str:
         """Of rank 0's host, as the other hosts of the cluster reach it."""
@@ -260,6 +273,7 @@ class RayServices:
         self._numbers: dict[str, itertools.count] = {}
         self._started: list[Service] = []
         self._rollout_workers = 0
+        self._engines: dict[Service, placement.PlacementGroup] = {}
         self._restarts = Restarts(plan.run.worker_restarts)
         self.learner = RayLearner(self)
         self.verifier = RayVerifier(self)
@@ -275,30 +289,41 @@ class RayServices:
     @property
     def cpus(self) -> float:
         """CPUs the actors of this plan reserve together."""
-        return (
-            self.plan.rollout.workers * self.plan.rollout.threads + self.plan.learner.ranks * self.plan.learner.threads
-        )
+        return sum(bundle.cpus for bundle in bundles_of(self.plan))
 
     async def start_rollout_worker(self) -> RayRollout:
+        """Where other engines work, this one waits for room as long as the run takes, and so joins with a new node."""
         config = self.plan.rollout
         self._rollout_workers += 1
+        seed = self.plan.seed + self._rollout_workers - 1
         if self._rollout_workers > config.workers:  # the first ones are no restarts
             await self.before_restart(WorkerFailure("a rollout worker died", worker="rollout", died=True))
         name = self._next_name("rollout")
-        service = await self.start(
-            "rollout",
-            RolloutWorker,
-            (
-                *(name, config, self.plan.speculative, self._model, self.plan.seed + self._rollout_workers - 1),
-                self.plan.strategy,
-            ),
-            cpus=config.threads,
-            gpus=config.num_gpus,
-            env=environment(config),
+        for engine in [engine for engine in self._engines if engine.died]:
+            placement.release(self._engines.pop(engine))
+        group = await placement.reserve(
+            name,
+            [engine_bundle(self.plan)],
             deadline_s=config.start_deadline_s,
-            name=name,
+            may_wait=lambda: any(not engine.died for engine in self._engines),
         )
-        await service.call("start", deadline_s=config.start_deadline_s)
+        try:
+            service = await self.start(
+                "rollout",
+                RolloutWorker,
+                (name, config, self.plan.speculative, self._model, seed, self.plan.strategy),
+                cpus=config.threads,
+                gpus=config.num_gpus,
+                seat=placement.seat(group),
+                env=environment(config),
+                deadline_s=config.start_deadline_s,
+                name=name,
+            )
+            await service.call("start", deadline_s=config.start_deadline_s)
+        except BaseException:
+            placement.release(group)
+            raise
+        self._engines[service] = group
         return RayRollout(service, config)
 
     async def start(

@@ -8,6 +8,7 @@ runs/latest                     -> the run started last
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -46,7 +47,7 @@ class RunFolder:
         folder = cls(root.absolute())
         if folder.config.exists():
             raise ConfigError(
-                f"run.dir={root} already holds a run: continue it with resume={root}, or name another folder"
+                f"run.dir={root} already holds a run: continue it with temper resume {root}, or name another folder"
             )
         try:
             folder.logs.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,10 @@ class RunFolder:
         if not folder.config.is_file():
             raise ConfigError(f"{root} is not a run folder: it has no config.yaml")
         return folder
+
+    def saved_section(self, name: str) -> Any:
+        """One section of the configuration that the run went by until now."""
+        return OmegaConf.to_container(OmegaConf.load(self.config))[name]
 
     def write_config(self, plan: RunPlan) -> None:
         OmegaConf.save(OmegaConf.create(plan.tree), self.config)

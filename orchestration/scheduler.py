@@ -20,6 +20,14 @@ weights that change under a group in flight only grow newer. So floor(g / P) - v
 starts again starts later, when `published` has not fallen, and the argument holds for it as well. With S = 0, step v
 trains on tokens of exactly version v.
 
+A resumed run starts from the checkpoint of some version v, and finds responses that an earlier process drew: `drawn`.
+Those with a token of a version above v are not among them: such weights died with that process, and their numbers will
+be given to others. All other weights up to v are ancestors of v, so their versions say how old they are. A task that is
+owed again gets the next number g as ever, and is trained by step f = first version + floor((g - first group) / P). Its
+old responses are taken up iff f - (version of their oldest token) <= S; otherwise it is drawn again. So the bound holds
+for both. With P and S unchanged none is drawn again for its age: tasks are owed in the order in which they were
+admitted, so g and f are what they were, and the bound held.
+
 Publishing every k-th version needs k <= S + 1: after S + 1 steps without publication all (S + 1) * P slots are used up.
 
 A publication and an evaluation exclude each other, so an evaluation sees one version only; the publication comes after
@@ -28,6 +36,7 @@ while it is idle.
 """
 
 from collections import deque
+from collections.abc import Mapping
 
 from orchestration import actions, events
 from orchestration.actions import Action, SchedulerState
@@ -38,6 +47,8 @@ from orchestration.group_book import GroupBook, Stage
 from orchestration.scheduler_config import SchedulerConfig
 from orchestration.wait import Wait, WaitFor, names
 
+JOURNAL = "the journal"  # stands for the worker of a group that an earlier process drew
+
 
 class Scheduler:
     """One run's decisions. `handle` takes the next event and returns what to start, in that order.
@@ -46,9 +57,14 @@ class Scheduler:
     start, two steps' worth. Group 1 is scored first, then group 0: step 0 trains on 0 and 1. It finishes: version 1 is
     published, and if groups 2 and 3 are scored, step 1 trains beside that. Once the worker has confirmed version 1,
     groups 4 and 5 start.
+
+    `state` is that of the checkpoint a run is resumed from; `drawn` maps a task to the version of its oldest token, for
+    every task that is owed and whose responses an earlier process left, none of whose tokens is newer than `state`.
     """
 
-    def __init__(self, config: SchedulerConfig, state: SchedulerState | None = None) -> None:
+    def __init__(
+        self, config: SchedulerConfig, state: SchedulerState | None = None, drawn: Mapping[int, int] | None = None
+    ) -> None:
         self.config = config
         resumed = state is not None
         if state is None:
@@ -65,6 +81,7 @@ class Scheduler:
         self._first_group = state.trained_groups
         self._readmit = deque(state.untrained_tasks)
         self._next_task = state.next_task
+        self._drawn = dict(drawn or {})
 
         self._book = GroupBook(first=state.trained_groups)
         self._fleet = Fleet(published=self._published)
@@ -205,7 +222,7 @@ class Scheduler:
                 f" confirmed version {group.start_version} before it started:"
                 " the worker does not use the weights it confirms"
             )
-        self._fleet.release(group.worker, event.group)
+        self._release(group.worker, event.group)
         self._book.generated(event.group, event.min_version)
         if not self._stopping:
             self._out.append(actions.ScoreGroup(group=event.group, attempt=event.attempt))
@@ -226,7 +243,7 @@ class Scheduler:
                 f" {event.reason}: look at this task's reference and verifier, or raise max_retries"
             )
         if group.stage is Stage.RUNNING:
-            self._fleet.release(group.worker, event.group)
+            self._release(group.worker, event.group)
         self._book.again(event.group)
 
     def _on_step_trained(self, event: events.StepTrained) -> None:
@@ -360,6 +377,8 @@ class Scheduler:
         limit = self._admission_limit
         while (number := self._book.next_again()) is not None or self._book.next < limit:
             if number is None:
+                if self._drawn and self._take_up_next():
+                    continue
                 number = self._book.next
             worker = self._fleet.place(number)
             if worker is None:
@@ -377,6 +396,21 @@ class Scheduler:
                 )
             )
 
+    def _take_up_next(self) -> bool:
+        """Admit the next owed task with the responses that an earlier process left, if there are any in the bound."""
+        number, oldest = self._book.next, self._drawn.pop(self._readmit[0] if self._readmit else self._next_task, None)
+        step = self._first_version + (number - self._first_group) // self.config.groups_per_step
+        if oldest is None or step - oldest > self.config.max_staleness:
+            return False
+        self._book.admit(self._next_owed_task())
+        group = self._book.start(number, JOURNAL, oldest)
+        self._out.append(
+            actions.TakeUpGroup(
+                group=number, task_index=group.task_index, version=self._published, attempt=group.attempt
+            )
+        )
+        return True
+
     def _next_owed_task(self) -> int:
         if self._readmit:
             return self._readmit.popleft()
@@ -389,6 +423,10 @@ class Scheduler:
         for number in self._fleet.lose(worker):
             self._book.again(number)
         self._publishing_to.discard(worker)
+
+    def _release(self, worker: str, group: int) -> None:
+        if worker != JOURNAL:
+            self._fleet.release(worker, group)
 
     def _sync_if_behind(self, worker: str) -> None:
         # One that already holds the version being published has nothing to wait for but its confirmation by the others.

@@ -1,7 +1,7 @@
 """Score a checkpoint on held-out tasks and print one JSON object.
 
 temper eval runs/latest                              the newest checkpoint of a run, on the run's own task
-temper eval runs/latest/checkpoints/step-000060 eval.tasks=400
+temper eval runs/latest/checkpoints/version_000060 eval.tasks=400
 temper eval path/to/model experiment=quickstart      any Hugging Face folder, on the task of a configuration
 """
 
@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from orchestration.cluster.loopback import settle
 from orchestration.config import RunPlan, load_plan, load_saved_plan
-from orchestration.errors import ConfigError
+from orchestration.locate import POLICY, find_checkpoint
 from orchestration.process import prepare
-from orchestration.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     prepare()
     model, plan = model_and_plan(arguments.checkpoint, arguments.overrides)
+    settle(plan.cluster)
     from orchestration.launch import score
 
     with tempfile.TemporaryDirectory(prefix="temper-eval-") as logs:
@@ -36,15 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def model_and_plan(checkpoint: Path, overrides: list[str]) -> tuple[Path, RunPlan]:
     """Where the weights are and what to score them on. Raises ConfigError."""
-    checkpoint = checkpoint.resolve()
     if (checkpoint / "config.json").is_file():
-        return checkpoint, load_plan(overrides)
-    if (checkpoint / "config.yaml").is_file():
-        folder, checkpoint = checkpoint, checkpoint / "checkpoints" / "latest"
-    else:
-        folder = checkpoint.parent.parent
-    if not (checkpoint / "policy" / "config.json").is_file():
-        raise ConfigError(
-            f"{checkpoint} holds no policy: name a run folder with a checkpoint, a checkpoint, or a Hugging Face folder"
-        )
-    return checkpoint / "policy", load_saved_plan(RunFolder.open(folder).config, overrides)
+        return checkpoint.resolve(), load_plan(overrides)
+    folder, checkpoint = find_checkpoint(checkpoint)
+    return checkpoint / POLICY, load_saved_plan(folder.config, overrides)

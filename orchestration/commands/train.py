@@ -2,10 +2,8 @@
 
     temper train experiment=quickstart                     spec -> Verilog on this machine, minutes
     temper train experiment=quickstart run.steps=20 seed=1 any value can be overridden by its path
-    temper train resume=runs/latest                        go on from the newest checkpoint
-    temper train resume=runs/latest run.steps=200          ... and further than planned
 
-Ctrl-C finishes the step, writes a checkpoint and exits.
+Ctrl-C finishes the step, writes a checkpoint and exits; `temper resume RUN`, or resume=RUN here, goes on from there.
 """
 
 import argparse
@@ -14,6 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from orchestration.cluster.loopback import settle
 from orchestration.config import CONF, RunPlan, load_plan, load_saved_plan
 from orchestration.process import prepare
 from orchestration.run_folder import RunFolder
@@ -48,15 +47,15 @@ def _keys() -> str:
 def run(arguments: argparse.Namespace) -> int:
     prepare()
     plan, folder = plan_and_folder(arguments.overrides, arguments.conf)
+    settle(plan.cluster)
     if plan.run.restarts and not arguments.driver:
         return _supervised(arguments, plan, folder)
     from orchestration.launch import train  # imports Ray and transformers: seconds
 
     report = train(plan, folder)
     if not report.completed:
-        sys.stderr.write(
-            f"stopped at step {report.version} of {plan.run.steps}; continue with: temper train resume=...\n"
-        )
+        root = folder.root if folder else plan.run.dir or "runs/latest"
+        sys.stderr.write(f"stopped at step {report.version} of {plan.run.steps}; continue with: temper resume {root}\n")
     return 0
 
 

@@ -32,7 +32,7 @@ class MetricsLog:
         if rows and resumed_at is None:
             raise ConfigError(
                 f"{path.parent} already holds a run of {int(max(row['step'] for row in rows))} steps:"
-                f" continue it with resume={path.parent}, or choose another run.dir"
+                f" continue it with temper resume {path.parent}, or choose another run.dir"
             )
         kept = [row for row in rows if row["step"] <= (resumed_at or 0)]
         # Written beside and renamed, so that a run killed right here loses nothing.

@@ -63,6 +63,53 @@ def test_only_the_last_few_are_kept(store: CheckpointStore) -> None:
     assert names(store.folder) == ["latest", "version_000020", "version_000030"]
 
 
+def test_the_best_are_kept_besides_the_last(tmp_path: Path) -> None:
+    """Of equal scores the newer one; `best` points to it, and a score that comes before its checkpoint counts."""
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=1, keep_best=2)
+    scores = {10: 0.5, 20: 0.9, 30: 0.7, 40: 0.9, 50: 0.1, 60: 0.2}
+    for version, score in scores.items():
+        if version == 40:
+            asyncio.run(store.score(version, score))
+        write(store, version)
+        if version != 40:
+            asyncio.run(store.score(version, score))
+    assert names(store.folder) == ["best", "latest", "version_000020", "version_000040", "version_000060"]
+    assert (store.folder / "best").readlink() == Path("version_000040")
+    assert store.latest().version == 60
+    again = CheckpointStore(store.folder, keep_last=1, keep_best=1)  # after a restart the scores are still known
+    write(again, 70)
+    assert names(store.folder) == ["best", "latest", "version_000040", "version_000070"]
+
+
+def test_a_checkpoint_stays_until_its_evaluation_has_ended(tmp_path: Path) -> None:
+    """However many later ones are written meanwhile."""
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=1, keep_best=1)
+    store.await_score(10)
+    for version in (10, 20, 30):
+        write(store, version)
+    assert names(store.folder) == ["latest", "version_000010", "version_000030"]
+    asyncio.run(store.score(10, 0.5))
+    assert names(store.folder) == ["best", "latest", "version_000010", "version_000030"]
+
+
+def test_the_best_of_rolled_back_steps_is_not_the_best(tmp_path: Path) -> None:
+    """Its score goes with it: the version of the new lineage has its own, and none before it is evaluated."""
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=2, keep_best=1)
+    write(store, 10)
+    asyncio.run(store.score(10, 0.3))
+    write(store, 20)
+    asyncio.run(store.score(20, 0.9))
+    store.rewind(10)
+    resumed = CheckpointStore(store.folder, keep_last=2, keep_best=1)
+    asyncio.run(resumed.score(20, 0.1))  # evaluated by the new lineage while the old folder is still there
+    assert json.loads((store.folder / "version_000020" / "score.json").read_text()) == {"score": 0.9}
+    write(resumed, 15)
+    assert names(store.folder) == ["best", "latest", "version_000010", "version_000015"]
+    assert (store.folder / "best").readlink() == Path("version_000010")
+    write(resumed, 20)
+    assert json.loads((store.folder / "version_000020" / "score.json").read_text()) == {"score": 0.1}
+
+
 def test_save_is_called_before_the_first_wait(store: CheckpointStore) -> None:
     """Started before a training step, it reaches the learner before that step."""
     order = []
@@ -216,5 +263,5 @@ def test_large_files_are_checked_by_size_alone(store: CheckpointStore, monkeypat
 
 
 def test_keeping_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep_last is at least 1, got 0"):
+    with pytest.raises(ValueError, match="keep_last is at least 1 and keep_best at least 0, got 0 and 0"):
         CheckpointStore(tmp_path, keep_last=0)

@@ -19,10 +19,15 @@ NEEDS_MORE = {  # group files that mean nothing without a value of the user's
     ("task", "verilog_eval"): ["task.path=problems"],
     ("model", "huggingface"): ["model.path=model"],
     ("speculative", "draft_model"): ["speculative.model=drafter"],
+    ("drafter", "online"): ["model=tiny_mtp", "speculative=mtp"],
     ("algorithm", "aepo"): ["strategy=second_rollout"],
     ("algorithm", "introllm"): ["temperature=learned"],
     ("strategy", "diff_adapt"): ["strategy.probe=probe.safetensors"],
     ("strategy", "model_switch"): ["strategy.other_model=large", "strategy.threshold=1.0"],
+    ("cluster", "slurm"): ["cluster.partition=gpu", "cluster.cpus_per_node=8"],
+    ("cluster", "kuberay"): [
+        *("cluster.image=temper:gpu", "cluster.claim=runs", "cluster.cpus_per_node=8", "cluster.memory_per_node=64Gi")
+    ],
     ("reward", "overlong"): ["reward.shaping.overlong.buffer_tokens=8"],
 }
 
@@ -100,6 +105,8 @@ def test_a_saved_plan_is_the_same_plan(tmp_path):
         (["learner.learning_rate=1"], r"unknown key learner.learning_rate; LearnerConfig has "),
         (["algorithm.surrogate.epslo=0.1"], r"unknown key algorithm.surrogate.epslo; .*did you mean eps_lo\?"),
         (["nonsense=1"], r"unknown key nonsense"),
+        (["run.keep_checkpoints=0"], "run.keep_checkpoints is at least 1, got 0"),
+        (["run.keep_rollouts=-1"], "run.keep_rollouts is at least 0, got -1"),
         (["run.steps=many"], r"run.steps: .*integer.*got 'many'"),
         (["rollout.dtype=float8"], r"rollout.dtype: .*'float32'.*got 'float8'"),
         (["learner.lr=-1"], r"learner.lr is positive, got -1"),

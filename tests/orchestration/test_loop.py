@@ -1,6 +1,7 @@
 """The run loop with fakes at its three seams: what it promises holds whatever the services do."""
 
 import asyncio
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from orchestration.checkpoint_store import CheckpointStore
 from orchestration.config import EvaluationConfig, RunConfig
 from orchestration.errors import SchedulerError, StallError, WorkerFailure
 from orchestration.journal import Journal
-from orchestration.launch import scheduler_config
+from orchestration.launch import scheduler_config, still_owed
 from orchestration.loop import RunLoop
 from orchestration.scheduler import Scheduler
 from orchestration.tasks.task import Task
@@ -29,6 +30,7 @@ from rollout.draw.truncation import Truncation
 from rollout.errors import RolloutError, SelfCheckError
 from rollout.messages import EngineMetrics, FinishReason, Rollout, Taken, VersionSpan, WeightConfirmation
 from rollout.strategies import Plain, SecondRollout
+from tests.orchestration.journal.records import rollout
 
 RESPONSE_TOKENS = 6
 
@@ -207,11 +209,12 @@ def run(folder: Path, plan: SimpleNamespace, services: FakeServices, stop_at: in
 
     async def main():
         with Journal.open(folder / "journal.sqlite") as journal:
-            store = CheckpointStore(folder / "checkpoints", keep_last=2)
+            store = CheckpointStore(folder / "checkpoints", keep_last=2, keep_best=1)
             saved = store.latest()
             services.learner.version = saved.version if saved else 0
-            scheduler = Scheduler(scheduler_config(plan), saved and saved.state)
-            journal.resume(scheduler.version)
+            journal.resume(saved.version if saved else 0)
+            drawn = still_owed(plan, journal, lambda task: (1, 2))
+            scheduler = Scheduler(scheduler_config(plan), saved and saved.state, drawn)
             loop = RunLoop(plan, scheduler, services, lambda task: (1, 2), journal, store, Silent())
             if saved is not None:
                 loop.restore(saved.folder)
@@ -293,6 +296,56 @@ def test_stop_and_resume_trains_no_task_twice(tmp_path):
     report, trained = run(tmp_path, plan_of(), FakeServices())
     assert report.completed
     assert Counter(task for _, task in trained) == Counter(range(18))
+
+
+def test_what_a_dead_process_drew_is_trained_and_not_drawn_again(tmp_path):
+    """The learner fails in its first step: of the next process, no task that version 0 drew is asked for once more."""
+    first, second = FakeServices(), FakeServices()
+
+    async def fail(batch):
+        raise WorkerFailure("learner-0 died", worker="learner-0", died=True)
+
+    first.learner.train = fail
+    with pytest.raises(WorkerFailure, match="learner-0 died"):
+        run(tmp_path, plan_of(), first)
+    database = sqlite3.connect(tmp_path / "journal.sqlite")
+    drawn = {task for (task,) in database.execute("SELECT task_index FROM draws")}
+    judged = {task for (task,) in database.execute("SELECT DISTINCT task_index FROM verdicts")}
+    database.close()
+    assert len(drawn) >= 3
+    asked = []
+    verify = second.verifier.verify
+
+    async def remember(requests):
+        asked.extend(int(request.group) for request in requests if request.group.isdecimal())
+        return await verify(requests)
+
+    second.verifier.verify = remember
+    report, trained = run(tmp_path, plan_of(), second)
+    assert report.completed
+    assert [task for _, task in trained] == list(range(18))
+    again = {int(one.group_id.partition(".")[0]) for one in second.requests if one.trained}
+    assert again == set(range(18)) - drawn
+    assert set(asked) == set(range(18)) - judged, "nor judged again"
+    assert max(staleness(second.learner.batches)) <= 1
+
+
+def test_draws_for_another_prompt_or_group_size_are_not_taken_up(tmp_path):
+    """Task source or group size were overridden on the resume."""
+    with Journal.open(tmp_path / "journal.sqlite") as journal:
+        journal.resume(0)
+        ones = [rollout(index) for index in range(2)]  # the prompt is (5, 6)
+        journal.add_draw(group=0, attempt=1, task_index=0, task_id="t", prompt="p", rollouts=ones)
+        assert still_owed(plan_of(), journal, lambda task: (5, 6)) == {0: 0}
+        assert still_owed(plan_of(), journal, lambda task: (5, 7)) == {}
+        assert still_owed(plan_of(group_size=3), journal, lambda task: (5, 6)) == {}
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    """Steps 2, 4 and 6 are evaluated; the first of equal scores stays beside the two newest."""
+    plan = plan_of(checkpoint_every=2, keep_best=1)
+    run(tmp_path, plan, FakeServices())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[:2] == ["best", "latest"]
 
 
 def test_groups_that_cannot_be_judged_stop_the_run_after_their_retries(tmp_path):

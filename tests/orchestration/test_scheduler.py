@@ -7,7 +7,17 @@ from collections.abc import Iterable
 import pytest
 
 from orchestration import actions, events
-from orchestration.actions import Action, Checkpoint, Evaluate, Publish, SchedulerState, ScoreGroup, SyncWorker, Train
+from orchestration.actions import (
+    Action,
+    Checkpoint,
+    Evaluate,
+    Publish,
+    SchedulerState,
+    ScoreGroup,
+    SyncWorker,
+    TakeUpGroup,
+    Train,
+)
 from orchestration.errors import SchedulerError
 from orchestration.scheduler import Scheduler, SchedulerConfig
 from orchestration.wait import WaitFor
@@ -320,6 +330,25 @@ def test_a_resumed_run_starts_with_what_it_owes() -> None:
     started = scheduler.handle(events.WorkerSynced(worker="a", version=1))
     expected = [start(2 + i, version=1, task=task) for i, task in enumerate((7, 3, 9, 12))]
     assert started == expected
+
+
+def taken_up(group: int, task: int, attempt: int = 1) -> Action:
+    return TakeUpGroup(group=group, task_index=task, version=3, attempt=attempt)
+
+
+def test_what_an_earlier_process_drew_is_taken_up_where_the_bound_allows() -> None:
+    """S = 1, resumed at version 3: groups 6, 7 are for step 3 and 8, 9 for step 4, where a token of 2 is too old."""
+    state = SchedulerState(version=3, evaluated=-1, trained_groups=6, untrained_tasks=(7, 6, 8), next_task=9)
+    scheduler = Scheduler(config(total_steps=9), state, {7: 2, 8: 2, 9: 3, 11: 3})
+    assert scheduler.begin() == [taken_up(6, task=7)], "without any worker"
+    assert joined(scheduler, version=3, capacity=1) == [start(7, version=3, task=6)]
+    assert scheduler.handle(events.GroupFinished(group=6, attempt=1, min_version=2)) == [ScoreGroup(group=6, attempt=1)]
+    finished = scheduler.handle(events.GroupFinished(group=7, attempt=1, min_version=3))
+    assert finished == [ScoreGroup(group=7, attempt=1), start(8, version=3, task=8), taken_up(9, task=9)]
+    failed = events.GroupFailed(group=9, attempt=1, reason="a test says so")
+    assert scheduler.handle(failed) == [], "it needs a worker now, and the only one is busy"
+    out = scheduler.handle(events.GroupFinished(group=8, attempt=1, min_version=3))
+    assert out == [ScoreGroup(group=8, attempt=1), start(9, version=3, task=9, attempt=2)]
 
 
 def test_an_evaluation_that_the_crash_cut_short_is_made_up_for() -> None:

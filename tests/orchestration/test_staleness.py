@@ -23,16 +23,24 @@ class World:
         self.trained: list[list[int]] = []  # step -> task indices
         self.checkpoint: SchedulerState | None = None
         self.evaluated_at_checkpoint: list[int] = []
+        self.line = [0]  # version -> which weights got it; a version may be made twice, by different processes
+        self.made = 0
+        self.journal: dict[int, dict[int, int]] = {}  # task -> version of a token -> the weights that drew it
         self.boot()
 
     def boot(self) -> None:
         """A new process: everything in memory is gone, the learner holds the checkpoint."""
         start = self.checkpoint.version if self.checkpoint else 0
         self.trained = self.trained[:start]
+        self.line = self.line[: start + 1]
+        self.journal = {task: draw for task, draw in self.journal.items() if max(draw) <= start}
+        done = {task for step in self.trained for task in step}
+        drawn = {task: min(draw) for task, draw in self.journal.items() if task not in done}
         self.learner = self.published = start
         self.engines: dict[str, int] = {}  # worker -> version it really holds
         self.capacity: dict[str, int] = {}
         self.running: dict[tuple[int, int], tuple[str, int]] = {}  # (group, attempt) -> worker, oldest token's version
+        self.taken_up: set[tuple[int, int]] = set()  # (group, attempt)
         self.given_up: list[tuple[int, int]] = []  # attempts whose late news may still arrive
         self.oldest_token: dict[int, int] = {}
         self.admitted: list[tuple[int, int]] = []  # (group, task), in order of admission
@@ -51,7 +59,7 @@ class World:
         self.writing: SchedulerState | None = None
         self.stopping = False
         self.first = start
-        self.scheduler = Scheduler(self.config, self.checkpoint)
+        self.scheduler = Scheduler(self.config, self.checkpoint, drawn)
         self.apply(self.scheduler.begin())
 
     def tell(self, event: events.Event) -> None:
@@ -63,6 +71,11 @@ class World:
             match action:
                 case actions.StartGroup():
                     self.start_group(action)
+                case actions.TakeUpGroup(group=group, task_index=task, version=version, attempt=attempt):
+                    assert task in self.journal
+                    assert version == self.published
+                    self.admit(group, task, attempt)
+                    self.taken_up.add((group, attempt))
                 case actions.ScoreGroup(group=group, attempt=attempt):
                     assert self.attempts[group] == attempt
                     self.scoring.add((group, attempt))
@@ -96,22 +109,25 @@ class World:
 
     def start_group(self, action: actions.StartGroup) -> None:
         worker, number = action.worker, action.group
-        assert not self.stopping
         assert self.engines[worker] >= self.published == action.version
         assert worker not in self.syncing
+        self.admit(number, action.task_index, action.attempt)
+        self.running[number, action.attempt] = (worker, self.engines[worker])
+        assert self.load(worker) <= self.capacity[worker]
+
+    def admit(self, number: int, task: int, attempt: int) -> None:
+        assert not self.stopping
         assert not (self.config.eval_at_start and not self.evaluated), "before the first evaluation"
-        if action.attempt == 1:
-            self.admitted.append((number, action.task_index))
+        if attempt == 1:
+            self.admitted.append((number, task))
             before = self.admitted[-2][0] + 1 if len(self.admitted) > 1 else number
             assert number == before, "numbers follow the order of admission"
         else:
             assert number in self.to_restart
-            assert (number, action.task_index) in self.admitted
+            assert (number, task) in self.admitted
             self.to_restart.remove(number)
         self.attempts[number] += 1
-        assert self.attempts[number] == action.attempt
-        self.running[number, action.attempt] = (worker, self.engines[worker])
-        assert self.load(worker) <= self.capacity[worker]
+        assert self.attempts[number] == attempt
 
     def train(self, action: actions.Train) -> None:
         size, done = self.config.groups_per_step, self.consumed
@@ -122,8 +138,11 @@ class World:
         assert self.scored.issuperset(action.groups)
         ages = [action.step - self.oldest_token[number] for number in action.groups]
         assert max(ages) <= self.config.max_staleness, "a token is too old"
+        tasks = dict(self.admitted)
+        drawn_by = [pair for number in action.groups for pair in self.journal[tasks[number]].items()]
+        assert all(self.line[version] == weights for version, weights in drawn_by), "drawn by weights that were lost"
         if self.config.max_staleness == 0:
-            in_flight = [*self.running, *self.scoring]
+            in_flight = [*self.running, *self.taken_up, *self.scoring]
             assert (set(ages), in_flight) == ({0}, []), "not synchronous"
         self.consumed += size
         self.training = action.groups
@@ -165,7 +184,15 @@ class World:
         self.tell(events.WorkerSynced(worker=name, version=self.engines[name]))
 
     def finish_group(self, key: tuple[int, int]) -> None:
-        _, self.oldest_token[key[0]] = self.running.pop(key)
+        worker, oldest = self.running.pop(key)
+        self.oldest_token[key[0]] = oldest
+        versions = {oldest, self.engines[worker]}  # it may have been given newer weights since
+        self.journal[dict(self.admitted)[key[0]]] = {version: self.line[version] for version in versions}
+        self.tell(events.GroupFinished(group=key[0], attempt=key[1], min_version=self.oldest_token[key[0]]))
+
+    def take_up(self, key: tuple[int, int]) -> None:
+        self.taken_up.remove(key)
+        self.oldest_token[key[0]] = min(self.journal[dict(self.admitted)[key[0]]])
         self.tell(events.GroupFinished(group=key[0], attempt=key[1], min_version=self.oldest_token[key[0]]))
 
     def score(self, key: tuple[int, int]) -> None:
@@ -185,6 +212,8 @@ class World:
         self.trained.append([tasks[number] for number in self.training])
         self.training = None
         self.learner += 1
+        self.made += 1
+        self.line.append(self.made)
         self.tell(events.StepTrained(version=self.learner))
 
     def finish_evaluation(self, works: bool = True) -> None:
@@ -209,6 +238,7 @@ class World:
         """Every answer that may come next: what to call, and with what."""
         answers = [(self.sync, name) for name in sorted(self.syncing)]
         answers += [(self.finish_group, key) for key in sorted(self.running)]
+        answers += [(self.take_up, key) for key in sorted(self.taken_up)]
         answers += [(self.score, key) for key in sorted(self.scoring)]
         if self.publishing is not None:
             answers += [(self.confirm_publication, name) for name in sorted(self.unconfirmed) or [None]]
@@ -237,7 +267,7 @@ class World:
         assert scheduler.state().trained_groups == self.learner * size, "numbers continue over a resume"
         if scheduler.done:
             return
-        busy = self.running or self.scoring or self.training or self.syncing or self.unconfirmed
+        busy = self.running or self.taken_up or self.scoring or self.training or self.syncing or self.unconfirmed
         busy = busy or self.evaluating is not None or self.writing is not None or self.publishing is not None
         assert busy or not self.engines, "nothing runs, and the run is not done"
         assert scheduler.waiting_on

@@ -64,7 +64,7 @@ def test_a_new_run_does_not_overwrite_an_old_one(tmp_path):
     """Starting in a folder with metrics is refused in one sentence that names both ways out."""
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(row(7)) + "\n")
-    with pytest.raises(ConfigError, match=r"holds a run of 7 steps.*resume=.*run\.dir"):
+    with pytest.raises(ConfigError, match=r"holds a run of 7 steps.*temper resume .*run\.dir"):
         MetricsLog(path)
     assert read_metrics(path) == [row(7)]
 

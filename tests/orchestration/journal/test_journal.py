@@ -15,6 +15,7 @@ from orchestration.actions import SchedulerState
 from orchestration.errors import JournalError
 from orchestration.journal import Journal
 from orchestration.scheduler import Scheduler, SchedulerConfig
+from tests.orchestration.journal.records import rollout, verdict
 
 KILLED_IN_STEP_1 = """
 import os, signal, sys
@@ -25,10 +26,10 @@ from orchestration.journal import Journal
 journal = Journal.open(Path(sys.argv[1]))
 journal.resume(0)
 for group in range(4):
-    journal.start(actions.StartGroup(group=group, task_index=group, version=0, worker="a", attempt=1))
-journal.start(actions.Train(step=0, groups=(0, 1)))
+    journal.start([actions.StartGroup(group=group, task_index=group, version=0, worker="a", attempt=1)])
+journal.start([actions.Train(step=0, groups=(0, 1))])
 journal.record(events.StepTrained(version=1))
-journal.start(actions.Train(step=1, groups=(2, 3)))
+journal.start([actions.Train(step=1, groups=(2, 3))])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -39,11 +40,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def admit(journal: Journal, group: int, task: int, attempt: int = 1, worker: str = "a") -> None:
-    journal.start(actions.StartGroup(group=group, task_index=task, version=0, worker=worker, attempt=attempt))
+    journal.start([actions.StartGroup(group=group, task_index=task, version=0, worker=worker, attempt=attempt)])
 
 
 def train(journal: Journal, step: int, groups: tuple[int, ...]) -> None:
-    journal.start(actions.Train(step=step, groups=groups))
+    journal.start([actions.Train(step=step, groups=groups)])
     journal.record(events.StepTrained(version=step + 1))
 
 
@@ -73,11 +74,11 @@ def test_a_group_is_followed_from_admission_to_training(path: Path) -> None:
         assert states(path) == [(0, "running", 2)]
         journal.record(events.GroupFinished(group=0, attempt=2, min_version=0))
         assert states(path) == [(0, "scoring", 2)]
-        journal.describe(0, task_id="nand-7")
-        journal.describe(0, reward_mean=0.25)
+        journal.add_draw(group=0, attempt=2, task_index=40, task_id="nand-7", prompt="p", rollouts=[rollout()])
+        journal.add_verdicts(group=0, attempt=2, verdicts=[verdict(0.25)], reward_mean=0.25)
         journal.record(events.VerdictsArrived(group=0, attempt=2))
         assert states(path) == [(0, "scored", 2)]
-        journal.start(actions.Train(step=0, groups=(0,)))
+        journal.start([actions.Train(step=0, groups=(0,))])
         assert journal.trained_tasks() == []
         journal.record(events.StepTrained(version=1))
         assert journal.trained_tasks() == [(0, 40)]
@@ -165,7 +166,7 @@ def test_a_second_driver_is_refused_by_name(path: Path) -> None:
 
 def test_a_killed_driver_leaves_lock_and_rows_in_order(path: Path) -> None:
     """kill -9 between Train and StepTrained: the step does not count, and the next driver gets in at once."""
-    killed = subprocess.run([sys.executable, "-c", KILLED_IN_STEP_1, path], cwd=Path(__file__).parents[2], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_STEP_1, path], cwd=Path(__file__).parents[3], check=False)
     assert killed.returncode == -signal.SIGKILL
     with Journal.open(path) as journal:
         journal.resume(1)
@@ -178,6 +179,18 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
         Journal.open(path)
     path.unlink()
     Journal.open(path).close()  # the lock was let go
+
+
+def test_tables_of_another_version_are_refused(path: Path) -> None:
+    """A journal of an older Temper is neither misread nor changed, and the lock is let go."""
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE groups (group_id)")
+    database.close()
+    with pytest.raises(JournalError, match="has tables of version 1, this Temper writes version 2: go on with"):
+        Journal.open(path)
+    assert rows(path, "SELECT name FROM sqlite_master") == [("groups",)]
+    path.unlink()
+    Journal.open(path).close()
 
 
 def test_a_whole_run_trains_each_task_once_through_stop_and_resume(path: Path) -> None:
@@ -204,8 +217,9 @@ def test_a_whole_run_trains_each_task_once_through_stop_and_resume(path: Path) -
                 journal.record(event)
                 if event == events.StepTrained(version=stop_after or -1):
                     queue.append(events.StopRequested())
-                for action in scheduler.handle(event):
-                    journal.start(action)
+                todo = scheduler.handle(event)
+                journal.start(todo)
+                for action in todo:
                     match action:
                         case actions.StartGroup(group=group, attempt=attempt, version=version):
                             queue.append(events.GroupFinished(group=group, attempt=attempt, min_version=version))
