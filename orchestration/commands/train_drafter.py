@@ -12,6 +12,7 @@ import dataclasses
 import json
 import sys
 
+from orchestration.cluster.loopback import settle
 from orchestration.config import load_plan
 from orchestration.process import prepare
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     prepare()
     plan = load_plan(arguments.overrides)
+    settle(plan.cluster)  # samples are drawn through Ray
     from learner.drafter.train import DrafterTraining
     from orchestration.launch import resolve_model
     from orchestration.models.drafter import ACCEPTANCE_FILE, WithDrafter
