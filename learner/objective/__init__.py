@@ -52,6 +52,9 @@ class Objective:
     head: HeadTraining | None = None  # trains a learned temperature head besides
 
     def __post_init__(self) -> None:
+        for name in ("advantage", "surrogate", "aggregate"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name} is a piece of learner.objective, got {getattr(self, name)!r}")
         observed = Read | AttentionEntropy | AnswerState
         unknown = {need for need in self.needs if not isinstance(need, observed)} - AVAILABLE
         if unknown:

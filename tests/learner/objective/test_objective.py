@@ -232,6 +232,12 @@ def test_a_knob_that_does_not_exist_is_named():
         composed(controllers={"lost": Lost(target=1.0)})
 
 
+@pytest.mark.parametrize("name", ["advantage", "surrogate", "aggregate"])
+def test_an_objective_without_a_part_that_it_cannot_do_without_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is a piece of learner.objective, got None"):
+        composed(**{name: None})
+
+
 def test_a_mark_that_nobody_makes_is_named():
     with pytest.raises(ValueError, match="TemperatureRatio reads the mark 'right_fraction', and `marks` has right"):
         composed(credit={"contrast": TemperatureRatio()}, marks={"right": Right()})
