@@ -29,7 +29,7 @@ VARIATIONS = {
     "small engine batches": ("rollout.max_num_seqs=48",),
     "as it is": (),
     "padded learner": ("learner.layout=padded",),
-    "padded learner, two passes": ("learner.layout=padded", "learner.minibatches=2"),
+    "padded learner and two passes": ("learner.layout=padded", "learner.minibatches=2"),
 }
 STEPS = 30
 SETTLING_STEPS = 6  # left out: the pipeline fills, caches too
