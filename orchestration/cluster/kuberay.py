@@ -7,8 +7,6 @@ claim         one volume at /temper/runs in all pods: run folder, checkpoints, w
 
 import math
 import shlex
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,13 +14,12 @@ from typing import Any, ClassVar
 import yaml
 
 from orchestration.cluster.bundles import Bundle
+from orchestration.cluster.hand_over import hand_over
 from orchestration.cluster.job import Job, LaunchedCluster
-from orchestration.errors import LaunchError
 
 RAY_VERSION = "2.60.0"
 RUNS = "/temper/runs"  # of the images in docker/
 USER = 1000  # of the images in docker/
-SUBMIT_DEADLINE_S = 60.0
 SEEN_S = 600  # how long the pods of a finished run stay to be looked at
 
 
@@ -98,22 +95,12 @@ class KubeRay(LaunchedCluster):
         }
 
     def submit(self, document: str) -> str:
-        if shutil.which("kubectl") is None:
-            raise LaunchError("there is no kubectl here: install it, or send what --dry-run prints from elsewhere")
-        try:
-            done = subprocess.run(
-                ["kubectl", "create", "--filename=-", "--output=name"],  # `apply` knows no generateName
-                input=document,
-                capture_output=True,
-                text=True,
-                timeout=SUBMIT_DEADLINE_S,
-                check=True,
-            )
-        except subprocess.TimeoutExpired as late:
-            raise LaunchError(f"kubectl has not answered in {SUBMIT_DEADLINE_S:.0f} s: is the cluster there?") from late
-        except subprocess.CalledProcessError as failed:
-            raise LaunchError(f"kubectl refused the job: {' '.join(failed.stderr.split())}") from failed
-        name = done.stdout.strip()
+        name = hand_over(
+            document,
+            ["kubectl", "create", "--filename=-", "--output=name"],  # `apply` knows no generateName
+            without="install it, or send what --dry-run prints from elsewhere",
+            silent="is the cluster there?",
+        )
         return f"{name}; look at it with: kubectl --namespace {self.namespace} describe {name}"
 
     def _pod(self, container: str, resources: Mapping[str, str], sandboxed: bool) -> dict[str, Any]:

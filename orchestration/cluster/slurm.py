@@ -8,18 +8,16 @@ The job's Ray asks for a token made in the job, so other users of the machine ca
 
 import math
 import shlex
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from orchestration.cluster.bundles import Bundle
+from orchestration.cluster.hand_over import hand_over
 from orchestration.cluster.job import Job, LaunchedCluster
-from orchestration.errors import ConfigError, LaunchError
+from orchestration.errors import ConfigError
 
 BODY = Path(__file__).parent / "node.sh"
-SUBMIT_DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +88,13 @@ class Slurm(LaunchedCluster):
         return "\n".join(lines) + "\n\n" + BODY.read_text()
 
     def submit(self, document: str) -> str:
-        if shutil.which("sbatch") is None:
-            raise LaunchError("there is no sbatch here: run this on a login node of the cluster, or look at --dry-run")
-        try:
-            done = subprocess.run(
-                ["sbatch", "--parsable"],
-                input=document,
-                capture_output=True,
-                text=True,
-                timeout=SUBMIT_DEADLINE_S,
-                check=True,
-            )
-        except subprocess.TimeoutExpired as late:
-            raise LaunchError(f"sbatch has not answered in {SUBMIT_DEADLINE_S:.0f} s: look at `squeue --me`") from late
-        except subprocess.CalledProcessError as failed:
-            raise LaunchError(f"sbatch refused the job: {' '.join(failed.stderr.split())}") from failed
-        number = done.stdout.strip().partition(";")[0]
+        answer = hand_over(
+            document,
+            ["sbatch", "--parsable"],
+            without="run this on a login node of the cluster, or look at --dry-run",
+            silent="look at `squeue --me`",
+        )
+        number = answer.partition(";")[0]
         return f"Slurm job {number}; its console: slurm-{number}.out"
 
     @staticmethod
