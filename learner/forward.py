@@ -88,15 +88,13 @@ class Policy(nn.Module):
         """What this model says of the tokens of a micro-batch, for reads that compare another model with it."""
         return ReferenceHead(hidden=self.hidden_states(micro), weight=self.head.weight, bias=self.head.bias)
 
-    @torch.no_grad()
     def as_teacher(self, micro: MicroBatch) -> TeacherHead:
         """What this model says of the tokens of a micro-batch after the prompts with feedback in them."""
         if micro.taught is None:  # no sample has feedback: nobody looks at the hidden state
-            nodes = torch.full_like(micro.picks.tokens, -1)
-            hidden = self.head.weight.new_zeros(1, self.head.weight.shape[1])
-        else:
-            nodes, hidden = micro.taught.nodes, self.hidden_states(micro.taught.micro)
-        return TeacherHead(hidden=hidden, nodes=nodes, weight=self.head.weight, bias=self.head.bias)
+            hidden = self.head.weight.detach().new_zeros(1, self.head.weight.shape[1])
+            nothing = ReferenceHead(hidden=hidden, weight=self.head.weight, bias=self.head.bias)
+            return TeacherHead(said=nothing, nodes=torch.full_like(micro.picks.tokens, -1))
+        return TeacherHead(said=self.as_reference(micro.taught.micro), nodes=micro.taught.nodes)
 
     @property
     def layers(self) -> int:

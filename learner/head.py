@@ -42,7 +42,7 @@ class Picks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceHead:
-    """What a reference says at the same rows: its own hidden states [node, channel], weight and bias. No gradient."""
+    """What a reference says at nodes: its own hidden states [node, channel], weight and bias. No gradient."""
 
     hidden: Tensor
     weight: Tensor
@@ -56,20 +56,17 @@ class ReferenceHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherHead:
-    """What the policy says at the same picks after prompts with feedback in them. No gradient.
+    """What the policy says at the same picks after prompts with feedback in them: `said`, read at other nodes.
 
-    hidden [node, channel], nodes int64 [pick], -1 where there was no feedback; weight and bias are the policy's.
+    nodes int64 [pick], -1 where there was no feedback.
     """
 
-    hidden: Tensor
+    said: ReferenceHead
     nodes: Tensor
-    weight: Tensor
-    bias: Tensor | None
 
-    @torch.no_grad()
     def logits(self, picks: slice) -> Tensor:
         """float32 [pick, vocab]."""
-        return _logits(self.hidden, self.weight, self.bias, self.nodes[picks].clamp_min(0))
+        return self.said.logits(self.nodes[picks].clamp_min(0))
 
 
 @dataclass(frozen=True, slots=True)
