@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from learner.batch import shares, trained_part
 from learner.config import LearnerConfig
+from learner.messages import TrainBatch
 from learner.objective import Objective
 from learner.objective.advantage import GroupMean
 from learner.objective.aggregate import TokenMean
@@ -94,6 +96,35 @@ def run_ranks(
             process.kill()
             process.wait()
     return [pickle.loads(answer.read_bytes()) for answer in answers if exit_code == 0]
+
+
+def learned_alone_and_on_two_ranks(
+    model: Path,
+    objective: Objective,
+    config_of: Callable[[int, int], LearnerConfig],
+    batches: Sequence[TrainBatch],
+    folder: Path,
+    new_port: Callable[[], int],
+) -> tuple[list[dict[str, float]], bytes, list[dict[int, Answer]]]:
+    """Metrics and payload of one process, and the answers of two ranks by ZeRO stage: the next one takes the last step.
+
+    `config_of`: number of ranks, stage.
+    """
+    alone = LearnerWorker(model, config_of(1, 0), objective, 0, 1, "127.0.0.1", new_port(), 0, len(batches))
+    metrics = [alone.train(batch).metrics for batch in batches]
+    jobs = {
+        stage: Job(
+            model=model,
+            config=config_of(2, stage),
+            then=config_of(2, (stage + 1) % len(STAGES)),
+            objective=objective,
+            batches=batches,
+            total_steps=len(batches),
+            save_to=folder / str(stage),
+        )
+        for stage in STAGES
+    }
+    return metrics, alone.publish()[1].tobytes(), run_ranks(2, jobs, folder, new_port())
 
 
 def config_of(world_size, stage, **changes) -> LearnerConfig:

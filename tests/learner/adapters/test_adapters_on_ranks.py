@@ -1,6 +1,7 @@
 """Adapters on two ranks, at every ZeRO stage, through a checkpoint: what one process learns."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -10,14 +11,11 @@ from learner.adapters.lora import Lora
 from learner.adapters.lora_moe import LoraMoe
 from learner.config import LearnerConfig
 from learner.objective.regularisers import ReferenceKl
-from learner.worker import LearnerWorker
 from tests.learner.adapters.conftest import OBJECTIVE
-from tests.learner.rank_main import Job
-from tests.learner.test_ranks import run_ranks
+from tests.learner.test_ranks import STAGES, learned_alone_and_on_two_ranks
 
 WITH_KL = dataclasses.replace(OBJECTIVE, regularisers={"kl": ReferenceKl(coefficient=0.1)})
 ADAPTERS = {"lora": Lora(rank=4, dropout=0.0), "static mix": LoraMoe(routing="static", experts=2, rank=2)}
-STAGES = (0, 1, 2, 3)
 STEPS = 3
 
 
@@ -33,22 +31,10 @@ def test_two_ranks_learn_what_one_learns(name, model_path, make_batch, new_port,
     """Losses, gradient norms, the KL to the reference and what is published, at ZeRO-0 to 3, the same on both ranks."""
     adapter = ADAPTERS[name]
     batches = [make_batch(seed=step, step=step, rewards=[1, 0, 0, 1] * 4) for step in range(STEPS)]
-    alone = LearnerWorker(model_path, config_of(adapter, 1, 0), WITH_KL, 0, 1, "127.0.0.1", new_port(), 0, STEPS)
-    metrics = [alone.train(batch).metrics for batch in batches]
-    expected = safetensors.torch.load(alone.publish()[1].tobytes())
-    jobs = {
-        stage: Job(
-            model=model_path,
-            config=config_of(adapter, 2, stage),
-            then=config_of(adapter, 2, (stage + 1) % len(STAGES)),
-            objective=WITH_KL,
-            batches=batches,
-            total_steps=STEPS,
-            save_to=tmp_path / str(stage),
-        )
-        for stage in STAGES
-    }
-    answers = run_ranks(2, jobs, tmp_path, new_port())
+    metrics, payload, answers = learned_alone_and_on_two_ranks(
+        model_path, WITH_KL, partial(config_of, adapter), batches, tmp_path, new_port
+    )
+    expected = safetensors.torch.load(payload)
     for stage in STAGES:
         assert answers[0][stage].record == answers[1][stage].record
         for answer in (each[stage] for each in answers):

@@ -11,12 +11,9 @@ from learner.config import LearnerConfig
 from learner.drafter.files import PREFIX, add_drafter, tensors_of
 from learner.drafter.layer import MtpLayer
 from learner.drafter.online import OnlineDrafter
-from learner.worker import LearnerWorker
 from tests.learner.adapters.conftest import OBJECTIVE
-from tests.learner.rank_main import Job
-from tests.learner.test_ranks import run_ranks
+from tests.learner.test_ranks import STAGES, learned_alone_and_on_two_ranks
 
-STAGES = (0, 1, 2, 3)
 STEPS = 3
 DRAFTER = OnlineDrafter(drafts=3, samples=7)
 
@@ -35,22 +32,8 @@ def test_two_ranks_train_the_drafter_that_one_trains(model_path, make_batch, tru
     layer = MtpLayer.like_last_layer(AutoModelForCausalLM.from_pretrained(model))
     add_drafter(tensors_of(layer, torch.float32), model)
     batches = [truncated(make_batch(seed=step, step=step, rewards=[1, 0, 0, 1] * 4)) for step in range(STEPS)]
-    alone = LearnerWorker(model, config_of(1, 0), OBJECTIVE, 0, 1, "127.0.0.1", new_port(), 0, STEPS)
-    metrics = [alone.train(batch).metrics for batch in batches]
-    expected = safetensors.torch.load(alone.publish()[1].tobytes())
-    jobs = {
-        stage: Job(
-            model=model,
-            config=config_of(2, stage),
-            then=config_of(2, stage),
-            objective=OBJECTIVE,
-            batches=batches,
-            total_steps=STEPS,
-            save_to=tmp_path / str(stage),
-        )
-        for stage in STAGES
-    }
-    answers = run_ranks(2, jobs, tmp_path, new_port())
+    metrics, payload, answers = learned_alone_and_on_two_ranks(model, OBJECTIVE, config_of, batches, tmp_path, new_port)
+    expected = safetensors.torch.load(payload)
     for stage in STAGES:
         assert answers[0][stage].record == answers[1][stage].record
         for answer in (each[stage] for each in answers):
