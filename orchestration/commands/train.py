@@ -63,7 +63,9 @@ def _supervised(arguments: argparse.Namespace, plan: RunPlan, folder: RunFolder 
     root = folder.root if folder else RunFolder.root_of(plan)
     flags = ["--driver", "--conf", str(arguments.conf)]
     first = ["train", *arguments.overrides, *([] if folder else [f"run.dir={root}"]), *flags]
-    return supervise(first, root, ["train", f"resume={root}", *flags], plan.run.restarts, start_driver)
+    # Overrides of a resumed run go with every attempt: a driver may be lost before it has written them down.
+    again = first if folder else ["train", f"resume={root}", *flags]
+    return supervise(first, root, again, plan.run.restarts, start_driver)
 
 
 def plan_and_folder(overrides: list[str], conf: Path) -> tuple[RunPlan, RunFolder | None]:

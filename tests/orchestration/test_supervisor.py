@@ -1,14 +1,20 @@
 """A driver that is lost is started again from its run folder; one that says why it stopped is not."""
 
+import argparse
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
 from orchestration import supervisor
+from orchestration.commands import train
+from orchestration.config import CONF, load_plan
 from orchestration.supervisor import LOST, supervise
+
+RESTARTED = ["experiment=quickstart", "run.restarts=2", "run.checkpoint_every=5"]
 
 
 @pytest.fixture
@@ -53,6 +59,19 @@ def test_a_spent_budget_ends_with_a_sentence(driver, capsys, tmp_path):
     said = capsys.readouterr().err
     assert "was killed by SIGKILL, and run.restarts=1 within an hour are used up" in said
     assert f"temper resume {tmp_path}" in said
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_a_lost_driver_is_started_with_again(resumed, tmp_path, monkeypatch):
+    """A new run goes on from its folder; one that was resumed with overrides keeps them at every attempt."""
+    started = []
+    monkeypatch.setattr(train, "supervise", lambda first, root, again, *_: started.extend([first, again]) or 0)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(load_plan(RESTARTED).tree))
+    given = [f"resume={tmp_path}", "run.steps=9"] if resumed else [*RESTARTED, f"run.dir={tmp_path}"]
+    assert train.run(argparse.Namespace(overrides=given, conf=CONF, driver=False)) == 0
+    flags = ["--driver", "--conf", str(CONF)]
+    assert started[0][: len(given) + 1] == ["train", *given]
+    assert started[1] == (["train", *given, *flags] if resumed else ["train", f"resume={tmp_path}", *flags])
 
 
 def test_a_real_driver_is_started_with_the_arguments_and_its_exit_code_comes_back():
