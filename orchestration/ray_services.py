@@ -42,6 +42,7 @@ from rollout.worker import RolloutWorker
 log = logging.getLogger(__name__)
 
 VERIFIER_START_S = 120.0
+NODE_LOSS_S = 5.0  # between the deaths of the workers of one node
 RENDEZVOUS_PORTS = (20000, 32768)
 WEIGHTS_FOLDER = "weights"  # inside the run's folder
 
@@ -274,7 +275,7 @@ class RayServices:
         self._started: list[Service] = []
         self._rollout_workers = 0
         self._engines: dict[Service, placement.PlacementGroup] = {}
-        self._restarts = Restarts(plan.run.worker_restarts)
+        self._restarts = Restarts(plan.run.worker_restarts, NODE_LOSS_S)
         self.learner = RayLearner(self)
         self.verifier = RayVerifier(self)
 

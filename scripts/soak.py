@@ -8,10 +8,12 @@ processes left behind; then what scripts/check_run.py finds in the folder. Exit 
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -19,17 +21,19 @@ import psutil
 
 SAMPLE_S = 5.0
 END_S = 30.0  # for Ray's processes to end after the driver
-OURS = ("ray::", "raylet", "gcs_server", "orchestration.cli", "vvp", "bwrap", "EngineCore")
+MARK = "TEMPER_SOAK"  # in the environment of the run, which all its processes inherit
 
 
-def ours(before: set[int]) -> list[psutil.Process]:
-    """Processes that were not there before and look like a part of a run."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if process.pid not in before and any(name in line for name in OURS):
-            found.append(process)
-    return found
+def ours(mark: str) -> list[psutil.Process]:
+    """Processes of the run, and what they started with an environment of its own (a sandbox)."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+        except psutil.Error:
+            continue  # it ended, or is a zombie
+    return list(found.values())
 
 
 def memory_mib(processes: list[psutil.Process]) -> float:
@@ -51,7 +55,7 @@ def main() -> int:
     parser.add_argument("--every-s", type=float, default=18.0, help="mean time between kills")
     parser.add_argument("overrides", nargs="*")
     chosen = parser.parse_args()
-    before = {process.pid for process in psutil.process_iter()}
+    mark = uuid.uuid4().hex
     started = time.monotonic()
     run = subprocess.Popen(
         [
@@ -59,15 +63,16 @@ def main() -> int:
             *(f"run.dir={chosen.folder}", f"run.steps={chosen.steps}", "run.checkpoint_every=5"),
             *("run.restarts=100000", "run.worker_restarts=100000", "eval.every=0", "eval.at_start=false"),
             *(f"chaos.every_s={chosen.every_s}", f"chaos.kills={chosen.kills}", *chosen.overrides),
-        ]
+        ],
+        env=os.environ | {MARK: mark},
     )
     memory = []
     while run.poll() is None:
-        memory.append(memory_mib(ours(before)))
+        memory.append(memory_mib(ours(mark)))
         time.sleep(SAMPLE_S)
     minutes = (time.monotonic() - started) / 60
-    psutil.wait_procs(ours(before), timeout=END_S)
-    left = ours(before)
+    psutil.wait_procs(ours(mark), timeout=END_S)
+    left = ours(mark)
 
     kills = Counter()
     if (chosen.folder / "chaos.jsonl").exists():
