@@ -7,7 +7,7 @@ weights before that step.
     action        answered by
     StartGroup    GroupFinished, GroupFailed or WorkerLost
     TakeUpGroup   GroupFinished
-    ScoreGroup    VerdictsArrived or GroupFailed
+    ScoreGroup    VerdictsArrived, GroupFailed or, if it may be, GroupRejected
     Train         StepTrained
     Publish       WeightsPublished
     SyncWorker    WorkerSynced or WorkerLost
@@ -45,7 +45,8 @@ class SchedulerState:
 class StartGroup:
     """Generate the responses to task `task_index` on `worker`, which has confirmed at least `version`.
 
-    The first attempt admits the group; later ones repeat it after a failure or the loss of its worker.
+    The first attempt admits the group; later ones repeat it after a failure or the loss of its worker, or take the next
+    task after a rejection.
     """
 
     group: int
@@ -67,10 +68,11 @@ class TakeUpGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreGroup:
-    """Send the responses of this attempt to the verifiers."""
+    """Send the responses of this attempt to the verifiers; with `may_reject`, another task may take their place."""
 
     group: int
     attempt: int
+    may_reject: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

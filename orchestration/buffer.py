@@ -154,6 +154,18 @@ def batch_metrics(groups: dict[int, Group], rewards: Rewards) -> dict[str, float
     }
 
 
+@dataclass
+class Rejected:
+    """Groups since the last step that another task took the place of: all their responses got the same reward."""
+
+    rewards: list[float] = field(default_factory=list)  # one per group
+
+    def metrics(self) -> dict[str, float]:
+        """Of these groups; the next step starts counting anew."""
+        rewards, self.rewards = self.rewards, []
+        return {"rollout/rejected_groups": float(len(rewards)), "rollout/rejected_reward": mean_of_kept(rewards)}
+
+
 def mean_of_kept(rewards: Sequence[float | None]) -> float:
     """NaN where all were left out."""
     kept = [reward for reward in rewards if reward is not None]

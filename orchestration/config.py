@@ -51,6 +51,7 @@ class RunConfig:
     group_size: int = 16  # responses per prompt
     max_staleness: int = 1  # no trained token is drawn by weights more than this many versions old; 0 is synchronous
     publish_every: int = 1  # steps
+    max_refills: int = 9  # tasks tried in place of one that teaches nothing, where the algorithm refills its batches
     checkpoint_every: int = 0  # steps; 0: only at the end
     keep_checkpoints: int = 2  # the newest
     keep_best: int = 1  # besides them, those that did best in evaluation (pass@1)
@@ -246,7 +247,7 @@ def check(plan: RunPlan) -> None:
         )
     if plan.run.max_staleness < 0:
         raise ConfigError(f"run.max_staleness is 0 or more, got {plan.run.max_staleness}")
-    for name, least in (("keep_checkpoints", 1), ("keep_best", 0), ("keep_rollouts", 0)):
+    for name, least in (("keep_checkpoints", 1), ("keep_best", 0), ("keep_rollouts", 0), ("max_refills", 0)):
         value = getattr(plan.run, name)
         if value is not None and value < least:
             raise ConfigError(f"run.{name} is at least {least}, got {value}")

@@ -52,6 +52,14 @@ class VerdictsArrived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRejected:
+    """A group is scored, and all its responses got the same reward: it takes another task (`ScoreGroup.may_reject`)."""
+
+    group: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFailed:
     """A group cannot be used: generation failed, or no verdict can be trained on. `reason` is for a person."""
 
@@ -105,6 +113,7 @@ Event = (
     | WorkerSynced
     | GroupFinished
     | VerdictsArrived
+    | GroupRejected
     | GroupFailed
     | StepTrained
     | WeightsPublished

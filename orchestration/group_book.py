@@ -3,14 +3,17 @@
     QUEUED --start--> RUNNING --generated--> SCORING --scored--> SCORED --take--> (trained, forgotten)
        ^                 |                      |
        +------ again ----+----------------------+        its worker was lost, or the attempt failed
+       +------ refill --------------------------+        it was rejected, and takes another task
 
 Groups are numbered in order of admission. Every method takes constant time on average, except `oldest` (linear), and
-`again` with the `start` after it, which keep a heap of the few groups that start once more.
+`again` and `refill` with the `start` after them, which keep a heap of the few groups that start once more.
 """
 
 import heapq
 from dataclasses import dataclass
 from enum import StrEnum
+
+from orchestration.wait import Wait, WaitFor
 
 
 class Stage(StrEnum):
@@ -22,10 +25,11 @@ class Stage(StrEnum):
 
 @dataclass(slots=True)
 class Group:
-    task_index: int
+    task_index: int | None  # None: rejected, and not started again yet
     stage: Stage = Stage.QUEUED
-    attempt: int = 0
-    failures: int = 0
+    attempt: int = 0  # over all its tasks
+    failures: int = 0  # of the present task
+    refills: int = 0
     worker: str = ""
     start_version: int = 0  # the published one when the present attempt started
     min_version: int = 0  # the oldest that drew one of its tokens
@@ -52,20 +56,44 @@ class GroupBook:
         number = min(number for number, group in self._groups.items() if group.stage is stage)
         return number, self._groups[number]
 
+    def waits(self) -> list[Wait]:
+        """For the groups of each stage that somebody works at."""
+        waits = []
+        for kind, stage, verb in (
+            (WaitFor.GENERATION, Stage.RUNNING, "generated"),
+            (WaitFor.VERDICTS, Stage.SCORING, "scored"),
+        ):
+            if count := self._count[stage]:
+                number, group = self.oldest(stage)
+                what = (
+                    f"{count} groups to be {verb}, the oldest is group {number}"
+                    f" (task {group.task_index}, attempt {group.attempt}, from worker {group.worker})"
+                )
+                waits.append(Wait(kind=kind, what=what))
+        return waits
+
     def find(self, number: int, attempt: int) -> Group | None:
         """The group if `attempt` is the one that counts; None if it was given up, or the group is trained."""
         group = self._groups.get(number)
         return group if group is not None and group.attempt == attempt and group.stage is not Stage.QUEUED else None
 
-    def next_again(self) -> int | None:
-        """The oldest group that waits to be started once more."""
-        return self._again[0] if self._again else None
+    @property
+    def next_to_start(self) -> int:
+        """The oldest group that waits to be started once more, or else a new one."""
+        return self._again[0] if self._again else self.next
 
-    def admit(self, task_index: int) -> None:
-        """Add group number `next`."""
-        self._groups[self.next] = Group(task_index=task_index)
-        self._count[Stage.QUEUED] += 1
-        self.next += 1
+    def wants_task(self, number: int) -> bool:
+        """True for a new group, and one that was rejected."""
+        return number == self.next or self._groups[number].task_index is None
+
+    def give(self, number: int, task_index: int) -> None:
+        """Give a group that wants one a task; a new group is thereby admitted."""
+        if number == self.next:
+            self._groups[number] = Group(task_index=task_index)
+            self._count[Stage.QUEUED] += 1
+            self.next += 1
+        else:
+            self._groups[number].task_index = task_index
 
     def start(self, number: int, worker: str, version: int) -> Group:
         group = self._groups[number]
@@ -91,6 +119,13 @@ class GroupBook:
         """Give the present attempt up; the group waits for the next."""
         self._move(self._groups[number], Stage.QUEUED)
         heapq.heappush(self._again, number)
+
+    def refill(self, number: int) -> None:
+        """Give the present task up as well."""
+        group = self._groups[number]
+        group.task_index, group.failures = None, 0
+        group.refills += 1
+        self.again(number)
 
     def forget(self, numbers: range) -> None:
         """These groups are trained."""

@@ -8,6 +8,7 @@
     WorkerJoined / WorkerLost     free slots; groups to run again  StartGroup, TakeUpGroup, SyncWorker
     GroupFinished                 -                                ScoreGroup
     VerdictsArrived               are the P oldest groups scored?  Train
+    GroupRejected                 its number takes another task    StartGroup
     StepTrained                   publish, checkpoint, eval due?   Publish, Checkpoint, Evaluate
     WeightsPublished              P slots are free                 StartGroup
 
@@ -25,7 +26,7 @@ from typing import Any
 
 from learner.messages import Publication, StepReport
 from orchestration import actions, events
-from orchestration.buffer import Group, Rewards, batch_metrics, entropy_stats, train_batch
+from orchestration.buffer import Group, Rejected, Rewards, batch_metrics, entropy_stats, train_batch
 from orchestration.checkpoint_store import CheckpointStore
 from orchestration.config import RunPlan
 from orchestration.errors import SchedulerError, StallError, WorkerFailure
@@ -81,6 +82,7 @@ class RunLoop:
         self.telemetry = telemetry
         self.rewards = Rewards(config=plan.reward, max_tokens=plan.task.max_tokens)
         self.teach = teacher(plan.feedback, encode) if plan.algorithm.teacher else None
+        self.rejected = Rejected() if plan.algorithm.refill else None
         self.temperature = controller_of(plan.temperature)
         self.controllers = {TEMPERATURE_STATE: self.temperature}
         if SECOND_TEMPERATURE in plan.strategy.needs:
@@ -203,7 +205,11 @@ class RunLoop:
                 verdicts=group.verdicts,
                 reward_mean=sum(judged) / len(judged),
             )
-            self._post(events.VerdictsArrived(group=action.group, attempt=action.attempt))
+            if action.may_reject and max(judged) == min(judged):  # as MixedGroupsOnly would drop it
+                self.rejected.rewards.append(judged[0])
+                self._post(events.GroupRejected(group=action.group, attempt=action.attempt))
+            else:
+                self._post(events.VerdictsArrived(group=action.group, attempt=action.attempt))
         else:
             first = group.verdicts[0]
             reason = f"no response could be judged ({first.status}: {first.detail})"
@@ -224,7 +230,8 @@ class RunLoop:
         for controller in self.controllers.values():
             if (stats := entropy_stats(batch, controller.quantile)) is not None:
                 controller.observe(stats)
-        self.telemetry.step(report, batch_metrics(groups, self.rewards), await self._engine_metrics())
+        metrics = batch_metrics(groups, self.rewards) | (self.rejected.metrics() if self.rejected else {})
+        self.telemetry.step(report, metrics, await self._engine_metrics())
         self._post(events.StepTrained(version=report.version))
 
     async def publish(self, action: actions.Publish) -> None:

@@ -14,6 +14,7 @@ def scheduler_config(plan: RunPlan) -> SchedulerConfig:
         eval_at_start=plan.eval.at_start,
         eval_at_end=plan.eval.at_end,
         checkpoint_every=plan.run.checkpoint_every,
+        refills=plan.run.max_refills if plan.algorithm.refill else 0,
     )
 
 

@@ -7,39 +7,18 @@ groups make a step; version v is the policy after v steps.
         ^                                                             v
         +---- P slots free ---- WeightsPublished <-- Publish <-- StepTrained <-- Train
 
-The bound. Number the groups 0, 1, 2 ... in order of admission, and let `published` be the newest version that every
-worker has confirmed. Group g may start as soon as
-
-    g < (published + S + 1) * P          P = groups_per_step, S = max_staleness
-
-that is: at most (S + 1) * P groups are admitted and not yet published. Then no token is more than S versions old when
-it is trained. Proof: groups are trained P at a time in order of admission, so g is trained by the step that starts from
-version floor(g / P), and floor(g / P) <= published + S by the rule, with `published` as it was when g started. All its
-tokens are drawn by `published` or newer weights: a worker gets groups only while it holds at least that version, and
-weights that change under a group in flight only grow newer. So floor(g / P) - version of the token <= S. A group that
-starts again starts later, when `published` has not fallen, and the argument holds for it as well. With S = 0, step v
-trains on tokens of exactly version v.
-
-A resumed run starts from the checkpoint of some version v, and finds responses that an earlier process drew: `drawn`.
-Those with a token of a version above v are not among them: such weights died with that process, and their numbers will
-be given to others. All other weights up to v are ancestors of v, so their versions say how old they are. A task that is
-owed again gets the next number g as ever, and is trained by step f = first version + floor((g - first group) / P). Its
-old responses are taken up iff f - (version of their oldest token) <= S; otherwise it is drawn again. So the bound holds
-for both. With P and S unchanged none is drawn again for its age: tasks are owed in the order in which they were
-admitted, so g and f are what they were, and the bound held.
-
-Publishing every k-th version needs k <= S + 1: after S + 1 steps without publication all (S + 1) * P slots are used up.
+No trained token is more than S versions old, by the rule of `admission.py`, which also chooses the tasks.
 
 A publication and an evaluation exclude each other, so an evaluation sees one version only; the publication comes after
 it, with the newest weights. `Publish` and `Checkpoint` take the learner's present weights, so they are asked for only
 while it is idle.
 """
 
-from collections import deque
 from collections.abc import Mapping
 
 from orchestration import actions, events
 from orchestration.actions import Action, SchedulerState
+from orchestration.admission import Admission
 from orchestration.errors import SchedulerError
 from orchestration.events import Event
 from orchestration.fleet import Fleet
@@ -75,14 +54,11 @@ class Scheduler:
                 " raise total_steps, or start a new run"
             )
         # A resumed learner's weights count as published: every worker that joins is first brought to them.
-        self._trained = self._published = self._first_version = state.version
+        self._trained = self._published = state.version
         self._checkpointed = state.version if resumed else -1
         self._evaluated = state.evaluated
-        self._first_group = state.trained_groups
-        self._readmit = deque(state.untrained_tasks)
-        self._next_task = state.next_task
-        self._drawn = dict(drawn or {})
 
+        self._admission = Admission(config, state, drawn or {})
         self._book = GroupBook(first=state.trained_groups)
         self._fleet = Fleet(published=self._published)
         self._training: range | None = None
@@ -99,6 +75,7 @@ class Scheduler:
             events.WorkerSynced: self._on_worker_synced,
             events.GroupFinished: self._on_group_finished,
             events.VerdictsArrived: self._on_verdicts_arrived,
+            events.GroupRejected: self._on_group_rejected,
             events.GroupFailed: self._on_group_failed,
             events.StepTrained: self._on_step_trained,
             events.WeightsPublished: self._on_weights_published,
@@ -146,13 +123,15 @@ class Scheduler:
 
     def state(self) -> SchedulerState:
         """What a resumed scheduler needs. It belongs to the weights of `version`: a step in training is not trained."""
-        untrained = [self._book[group].task_index for group in range(self._next_to_train, self._book.next)]
+        first = self._admission.first_group(self._trained)
+        tasks = [self._book[group].task_index for group in range(first, self._book.next)]
+        owed, next_task = self._admission.owed
         return SchedulerState(
             version=self._trained,
             evaluated=self._evaluated,
-            trained_groups=self._next_to_train,
-            untrained_tasks=(*untrained, *self._readmit),
-            next_task=self._next_task,
+            trained_groups=first,
+            untrained_tasks=(*(task for task in tasks if task is not None), *owed),
+            next_task=next_task,
         )
 
     @property
@@ -176,17 +155,7 @@ class Scheduler:
             )
         if self._evaluating is not None:
             wait(WaitFor.EVALUATION, f"the evaluation of version {self._evaluating}")
-        for kind, stage, verb in (
-            (WaitFor.GENERATION, Stage.RUNNING, "generated"),
-            (WaitFor.VERDICTS, Stage.SCORING, "scored"),
-        ):
-            if count := self._book.count(stage):
-                number, group = self._book.oldest(stage)
-                wait(
-                    kind,
-                    f"{count} groups to be {verb}, the oldest is group {number}"
-                    f" (task {group.task_index}, attempt {group.attempt}, from worker {group.worker})",
-                )
+        waits += self._book.waits()
         if unsynced := self._fleet.unsynced:
             wait(WaitFor.SYNC, f"version {self._published} to be confirmed by {names(unsynced)}")
         if not len(self._fleet) and not self.done:
@@ -225,12 +194,23 @@ class Scheduler:
         self._release(group.worker, event.group)
         self._book.generated(event.group, event.min_version)
         if not self._stopping:
-            self._out.append(actions.ScoreGroup(group=event.group, attempt=event.attempt))
+            may_reject = group.refills < self.config.refills
+            self._out.append(actions.ScoreGroup(group=event.group, attempt=event.attempt, may_reject=may_reject))
 
     def _on_verdicts_arrived(self, event: events.VerdictsArrived) -> None:
         group = self._book.find(event.group, event.attempt)
         if group is not None and group.stage is Stage.SCORING:
             self._book.scored(event.group)
+
+    def _on_group_rejected(self, event: events.GroupRejected) -> None:
+        group = self._book.find(event.group, event.attempt)
+        if group is None or group.stage is not Stage.SCORING:
+            return
+        if group.refills == self.config.refills:
+            raise SchedulerError(
+                f"group {event.group} was rejected once more after {group.refills} refills, which is all it may have"
+            )
+        self._book.refill(event.group)
 
     def _on_group_failed(self, event: events.GroupFailed) -> None:
         group = self._book.find(event.group, event.attempt)
@@ -345,14 +325,10 @@ class Scheduler:
             self._publishing_to = set(workers)
             self._out.append(actions.Publish(version=self._trained, workers=workers))
 
-    @property
-    def _next_to_train(self) -> int:
-        return self._first_group + (self._trained - self._first_version) * self.config.groups_per_step
-
     def _train_if_ready(self) -> None:
         if self._training is not None or self._trained == self.config.total_steps:
             return
-        first = self._next_to_train
+        first = self._admission.first_group(self._trained)
         if self._book.scored_upto - first < self.config.groups_per_step:
             return
         step = range(first, first + self.config.groups_per_step)
@@ -365,26 +341,20 @@ class Scheduler:
         self._training = step
         self._out.append(actions.Train(step=self._trained, groups=tuple(step)))
 
-    @property
-    def _admission_limit(self) -> int:
-        """Groups below this number may start: the bound of the module docstring, and no more than will be trained."""
-        steps = min(self._published + self.config.max_staleness + 1, self.config.total_steps) - self._first_version
-        return self._first_group + steps * self.config.groups_per_step
-
     def _start_groups(self) -> None:
         if self._start_is_gated:
             return
-        limit = self._admission_limit
-        while (number := self._book.next_again()) is not None or self._book.next < limit:
-            if number is None:
-                if self._drawn and self._take_up_next():
-                    continue
-                number = self._book.next
+        limit = self._admission.limit(self._published)
+        while (number := self._book.next_to_start) < limit:
+            wants_task = self._book.wants_task(number)
+            if wants_task and (oldest := self._admission.leftover(number)) is not None:
+                self._take_up(number, oldest)
+                continue
             worker = self._fleet.place(number)
             if worker is None:
                 return
-            if number == self._book.next:
-                self._book.admit(self._next_owed_task())
+            if wants_task:
+                self._book.give(number, self._admission.next_task())
             group = self._book.start(number, worker, self._published)
             self._out.append(
                 actions.StartGroup(
@@ -396,26 +366,15 @@ class Scheduler:
                 )
             )
 
-    def _take_up_next(self) -> bool:
-        """Admit the next owed task with the responses that an earlier process left, if there are any in the bound."""
-        number, oldest = self._book.next, self._drawn.pop(self._readmit[0] if self._readmit else self._next_task, None)
-        step = self._first_version + (number - self._first_group) // self.config.groups_per_step
-        if oldest is None or step - oldest > self.config.max_staleness:
-            return False
-        self._book.admit(self._next_owed_task())
+    def _take_up(self, number: int, oldest: int) -> None:
+        """Start with the responses that an earlier process left to the next owed task."""
+        self._book.give(number, self._admission.next_task())
         group = self._book.start(number, JOURNAL, oldest)
         self._out.append(
             actions.TakeUpGroup(
                 group=number, task_index=group.task_index, version=self._published, attempt=group.attempt
             )
         )
-        return True
-
-    def _next_owed_task(self) -> int:
-        if self._readmit:
-            return self._readmit.popleft()
-        self._next_task += 1
-        return self._next_task - 1
 
     def _lose(self, worker: str) -> None:
         if worker not in self._fleet:

@@ -15,7 +15,8 @@ class SchedulerConfig:
     eval_at_start: bool  # nothing else runs beside it, so the clock of training starts after it
     eval_at_end: bool
     checkpoint_every: int  # one is written at the end and on a stop in any case
-    max_retries: int = 3  # of one group, and of one evaluation
+    max_retries: int = 3  # of one task, and of one evaluation
+    refills: int = 0  # tasks that a group may take in place of rejected ones
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -26,6 +27,7 @@ class SchedulerConfig:
             ("eval_every", 0),
             ("checkpoint_every", 0),
             ("max_retries", 0),
+            ("refills", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")

@@ -21,6 +21,7 @@ def faults(folder: Path, counted: dict[str, int]) -> Iterator[str]:
         trained = journal.execute(
             "SELECT trained_step, task_index, admitted_version FROM groups WHERE state = 'trained'"
         ).fetchall()
+        rejected = [task for (task,) in journal.execute("SELECT task_index FROM rejections")]
         starts = journal.execute("SELECT count(*) FROM lineages").fetchone()[0]
     tasks = Counter(task for _, task, _ in trained)
     per_step = Counter(step for step, _, _ in trained)
@@ -28,9 +29,14 @@ def faults(folder: Path, counted: dict[str, int]) -> Iterator[str]:
     for task, times in tasks.items():
         if times > 1:
             yield f"task {task} was trained {times} times"
-    missing = set(range(len(tasks))) - tasks.keys()
+    if rejected:
+        counted["rejected tasks"] = len(rejected)
+    both = tasks.keys() & set(rejected)
+    if both:
+        yield f"{len(both)} tasks were both rejected and trained, such as {min(both)}"
+    missing = set(range(len(tasks) + len(rejected))) - tasks.keys() - set(rejected)
     if missing:
-        yield f"{len(missing)} of the first {len(tasks)} tasks were never trained, such as {min(missing)}"
+        yield f"{len(missing)} tasks were neither trained nor rejected, such as {min(missing)}, and later ones were"
     if sorted(per_step) != list(range(len(per_step))):
         yield f"the trained steps are not 0 to {len(per_step) - 1}: {sorted(per_step)[:10]} ..."
     if len(set(per_step.values())) > 1:

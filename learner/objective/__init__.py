@@ -112,6 +112,11 @@ class Objective:
         """Whether the policy is also asked what it would say after a prompt with feedback in it."""
         return any(read.teacher for read in self.reads)
 
+    @property
+    def refill(self) -> bool:
+        """Whether a run draws another task in place of one whose responses all got the same reward."""
+        return any(getattr(piece, "refill", False) for piece in self.filters.values())
+
     def keep(self, outcomes: Outcomes) -> Tensor:
         """bool [seq]: the samples that every filter lets through."""
         kept = torch.ones(len(outcomes.rewards), dtype=torch.bool)

@@ -13,9 +13,12 @@ class MixedGroupsOnly:
     """Drop groups whose samples the verifier all gave the same reward.
 
     Rule    a sample stays iff max(R) > min(R) in its group, R before shaping: lengths alone make no group mixed.
-    Source  the filter half of DAPO's dynamic sampling, arXiv:2503.14476, K; the scheduler does not refill the batch.
+    Source  DAPO's dynamic sampling, arXiv:2503.14476, K. With `refill` the scheduler draws other tasks in place of what
+            would be dropped here, before the batch is made (run.max_refills; the paper sets no limit).
     Traps   dropped tokens leave the denominators too, so a batch with one mixed group takes a full-sized step.
     """
+
+    refill: bool = False
 
     def __call__(self, outcomes: Outcomes) -> Tensor:
         """bool [seq]."""

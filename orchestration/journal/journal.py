@@ -6,13 +6,15 @@ is not only checked, it is an index of the database (`trained_once`).
 What outlives a crash. Group numbers and weight versions go on from the checkpoint, of version v say, so the numbers
 v + 1, v + 2 ... will be given to other weights than those that the crash took. `resume(v)` therefore forgets every draw
 with a token of a version above v; by induction over the resumes, what is left was drawn by the present policy's own
-ancestors alone. Whether such a draw is recent enough is the scheduler's to say (`Scheduler`, "A resumed run").
+ancestors alone. Whether such a draw is recent enough is the scheduler's to say (admission.py, "A resumed run").
 
 Commits survive the death of the process. A loss of power may cost the last few of them (WAL with synchronous=NORMAL);
 what counts then is the checkpoint, to which `resume` goes back anyway.
 
-The file stays bounded: draws of trained groups are deleted `keep_rollouts` steps later, but for those that a resume
-from the newest checkpoint could take up; freed pages are used again, and given back when there are many.
+A rejected task is done with, like a trained one, as of the checkpoint that no longer owes it. `resume` from an earlier
+one forgets the rejection, and the task's draw is taken up and judged as it was.
+
+The file stays bounded: see retention.py.
 """
 
 import json
@@ -42,6 +44,7 @@ from orchestration.journal.draws import (
     verdict_row,
 )
 from orchestration.journal.lock import lock
+from orchestration.journal.retention import SWEEPS, delete_draws, give_back
 from orchestration.journal.schema import INT, SCHEMA, VERSION
 from orchestration.scheduler import JOURNAL
 from reward.messages import Verdict
@@ -51,10 +54,8 @@ DRAW_COLUMNS = (
     *("task_index", "lineage", "group_id", "attempt", "oldest_version", "newest_version", "task_id", "prompt"),
     "prompt_ids",
 )
-SWEEPS = 8  # per keep_rollouts steps: draws are deleted in sweeps, so a step pays for a few of its own only
 WAL_PAGES = 4_000  # 16 MB: how much is written beside the file before it goes into the file, which waits for the disk
-FREE_SHARE = 0.25  # of the file's pages may be unused before they are given back
-VACUUM_PAGES = 2_000  # at once, 8 MB: the run waits for it
+DONE = "SELECT task_index FROM groups WHERE state = 'trained' UNION ALL SELECT task_index FROM rejections"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class Journal:
         self.keep_rollouts = keep_rollouts
         self._held = held
         self._lineage = 0
+        self._version = 0  # trained
         self._checkpoint = self._next_checkpoint = 0  # versions: on disk, and being written
         self._writing = threading.Lock()
         # Transactions are written out, see `_transaction`, and only one thread is in one.
@@ -136,9 +138,10 @@ class Journal:
                 "UPDATE groups SET state = 'rolled_back' WHERE state != 'trained' OR trained_step >= ?", (version,)
             )
             self._db.execute("DELETE FROM draws WHERE newest_version > ?", (version,))
+            self._db.execute("DELETE FROM rejections WHERE checkpoint IS NULL OR checkpoint > ?", (version,))
             cursor = self._db.execute("INSERT INTO lineages (version, time) VALUES (?, ?)", (version, time.time()))
             self._lineage = cursor.lastrowid
-        self._checkpoint = self._next_checkpoint = version
+        self._version = self._checkpoint = self._next_checkpoint = version
 
     def record(self, event: Event) -> None:
         """Write one event down, and what it says about groups. Call it before the scheduler handles the event."""
@@ -152,6 +155,8 @@ class Journal:
                     self._move(event.group, event.attempt, "running", "scoring")
                 case events.VerdictsArrived():
                     self._move(event.group, event.attempt, "scoring", "scored")
+                case events.GroupRejected():
+                    self._reject(event)
                 case events.GroupFailed():
                     self._move(event.group, event.attempt, "running", "queued")
                     self._move(event.group, event.attempt, "scoring", "queued")
@@ -165,7 +170,8 @@ class Journal:
                 case events.CheckpointWritten():
                     self._checkpoint = self._next_checkpoint = event.version
         if isinstance(event, events.StepTrained):
-            self._sweep(event.version)
+            self._version = event.version
+            self._sweep()
 
     def start(self, todo: Sequence[Action]) -> None:
         """Write down what actions mean for groups: that one starts (again), or which ones a step consumes."""
@@ -184,6 +190,9 @@ class Journal:
                         )
                     case actions.Checkpoint():
                         self._next_checkpoint = action.version
+                        self._db.execute(
+                            "UPDATE rejections SET checkpoint = ? WHERE checkpoint IS NULL", (action.version,)
+                        )
 
     # What it was about.
 
@@ -234,7 +243,7 @@ class Journal:
             rows = self._db.execute(
                 "SELECT task_index, oldest_version, prompt_ids,"
                 " (SELECT count(*) FROM rollouts WHERE rollouts.task_index = draws.task_index)"
-                " FROM draws WHERE task_index NOT IN (SELECT task_index FROM groups WHERE state = 'trained')"
+                f" FROM draws WHERE task_index NOT IN ({DONE})"
             ).fetchall()
         return {
             task: Leftover(oldest_version=oldest, prompt_ids=tuple(array(prompt, INT).tolist()), samples=samples)
@@ -266,9 +275,7 @@ class Journal:
     def forget_verdicts(self) -> None:
         """Let everything that is taken up be judged again, say because rewards are made in another way now."""
         with self._transaction():
-            self._db.execute(
-                "DELETE FROM verdicts WHERE task_index NOT IN (SELECT task_index FROM groups WHERE state = 'trained')"
-            )
+            self._db.execute(f"DELETE FROM verdicts WHERE task_index NOT IN ({DONE})")
 
     def trained_tasks(self) -> list[tuple[int, int]]:
         """(step, task index) of everything the present policy was trained on, in order of training."""
@@ -279,12 +286,27 @@ class Journal:
 
     # How.
 
+    def _reject(self, event: events.GroupRejected) -> None:
+        """Its row stays, to take the next task."""
+        of = (self._lineage, event.group, event.attempt)
+        self._db.execute(
+            "INSERT INTO rejections (task_index, lineage, group_id, attempt, trained_version, reward_mean)"
+            " SELECT task_index, lineage, group_id, attempts, ?, reward_mean FROM groups"
+            " WHERE lineage = ? AND group_id = ? AND attempts = ? AND state = 'scoring'",
+            (self._version, *of),
+        )
+        self._db.execute(
+            "UPDATE groups SET state = 'queued', task_id = NULL, oldest_version = NULL, reward_mean = NULL"
+            " WHERE lineage = ? AND group_id = ? AND attempts = ? AND state = 'scoring'",
+            of,
+        )
+
     def _admit(self, action: actions.StartGroup | actions.TakeUpGroup, worker: str) -> None:
         self._db.execute(
             "INSERT INTO groups (lineage, group_id, task_index, admitted_version, state, attempts, worker)"
             " VALUES (?, ?, ?, ?, 'running', ?, ?)"
             " ON CONFLICT (lineage, group_id) DO UPDATE SET state = 'running', attempts = excluded.attempts,"
-            " worker = excluded.worker, admitted_version = excluded.admitted_version",
+            " worker = excluded.worker, admitted_version = excluded.admitted_version, task_index = excluded.task_index",
             (self._lineage, action.group, action.task_index, action.version, action.attempt, worker),
         )
 
@@ -321,29 +343,17 @@ class Journal:
         if not trained.rowcount:
             raise JournalError(f"step {step} is said to be trained, but {self.path} knows of no group that it consumed")
 
-    def _sweep(self, version: int) -> None:
-        """Delete the draws of steps long trained, and give disk space back where much of it is unused."""
-        if self.keep_rollouts is None or version % max(1, self.keep_rollouts // SWEEPS):
+    def _sweep(self) -> None:
+        if self.keep_rollouts is None or self._version % max(1, self.keep_rollouts // SWEEPS):
             return
         with self._transaction():
-            self._db.execute(
-                "DELETE FROM draws WHERE task_index IN"
-                " (SELECT task_index FROM draws JOIN groups USING (task_index) WHERE state = 'trained'"
-                "  AND trained_step < :until"
-                "  AND NOT (trained_step >= :written AND newest_version <= :written)"
-                "  AND NOT (trained_step >= :next AND newest_version <= :next))",
-                {
-                    "until": version - self.keep_rollouts,
-                    "written": self._checkpoint,
-                    "next": self._next_checkpoint,
-                },
+            delete_draws(
+                self._db,
+                until=self._version - self.keep_rollouts,
+                checkpoints=(self._checkpoint, self._next_checkpoint),
             )
         with self._reading():
-            unused, pages = (
-                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count")
-            )
-            if unused > FREE_SHARE * pages:
-                self._db.execute(f"PRAGMA incremental_vacuum({min(unused, VACUUM_PAGES)})").fetchall()
+            give_back(self._db)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
     journal.sqlite --read only, also beside a run--> BATCH_BYTES of rows at a time --> file.parquet
 
-`step` is NULL for what was not trained (yet). Arrays are lists, one entry per response token, but for prompt_ids.
+`step` is NULL for what was not trained (yet); `rejected`: another task took its place. Arrays are lists, one entry per
+response token, but for prompt_ids.
 """
 
 import json
@@ -32,6 +33,7 @@ COLUMNS = {
     "text": pa.string(),
     "finish_reason": pa.string(),
     "reward": pa.float64(),
+    "rejected": pa.bool_(),
     "status": pa.string(),
     "components": pa.string(),
     "detail": pa.string(),
@@ -56,11 +58,13 @@ FROM_BLOBS = {
 }
 QUERY = """
 SELECT groups.trained_step AS step, draws.group_id AS "group", draws.task_index AS task, sample, draws.task_id, prompt,
-    text, finish_reason, reward, status, components, detail, prompt_ids, response_ids, sampler_logprobs, temperatures,
-    entropies, spans AS versions, policy_drawn, kept_ids, kept_counts, head_changes, head_logprobs, drafted_tokens,
-    rollouts.seconds AS seconds
+    text, finish_reason, reward, rejections.task_index IS NOT NULL AS rejected, status, components, detail, prompt_ids,
+    response_ids, sampler_logprobs, temperatures, entropies, spans AS versions, policy_drawn, kept_ids, kept_counts,
+    head_changes, head_logprobs, drafted_tokens, rollouts.seconds AS seconds
 FROM draws JOIN rollouts USING (task_index) LEFT JOIN verdicts USING (task_index, sample)
-    LEFT JOIN groups ON groups.lineage = draws.lineage AND groups.group_id = draws.group_id AND state = 'trained'
+    LEFT JOIN rejections ON rejections.task_index = draws.task_index
+    LEFT JOIN groups ON groups.lineage = draws.lineage AND groups.group_id = draws.group_id
+        AND groups.task_index = draws.task_index AND state = 'trained'
 ORDER BY draws.task_index, sample
 """
 
@@ -126,6 +130,8 @@ def _batches(cursor: sqlite3.Cursor) -> Iterator[dict[str, list[Any]]]:
 def _value(name: str, value: Any) -> Any:
     if value is None:
         return None
+    if name == "rejected":
+        return bool(value)
     if name == "versions":
         return np.concatenate([np.full(end - start, one, np.int32) for one, start, end in json.loads(value)])
     return array(value, FROM_BLOBS[name]) if name in FROM_BLOBS else value

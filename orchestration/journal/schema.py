@@ -6,7 +6,7 @@ A BLOB is a little-endian array without header, one entry per response token unl
 `numpy.frombuffer(blob, "<f4")`. Nothing in the file is pickled.
 """
 
-VERSION = 2  # of the tables, in PRAGMA user_version; 1 had no draws
+VERSION = 3  # of the tables, in PRAGMA user_version; 1 had no draws, 2 no rejections
 
 INT, FLOAT, BOOL = "<i4", "<f4", "|b1"  # the dtypes of the blobs
 
@@ -40,6 +40,18 @@ CREATE TABLE IF NOT EXISTS groups (
 CREATE UNIQUE INDEX IF NOT EXISTS trained_once ON groups (task_index) WHERE state = 'trained';
 CREATE INDEX IF NOT EXISTS by_step ON groups (lineage, trained_step);
 CREATE INDEX IF NOT EXISTS by_worker ON groups (lineage, worker) WHERE state = 'running';
+
+-- Tasks that no step consumed, because all their responses got the same reward and the next task took their place
+-- (algorithm.refill). A resume from an older checkpoint deletes those that it draws again.
+CREATE TABLE IF NOT EXISTS rejections (
+    task_index INTEGER PRIMARY KEY,
+    lineage INTEGER NOT NULL,
+    group_id INTEGER NOT NULL,    -- the group that gave it up
+    attempt INTEGER NOT NULL,
+    trained_version INTEGER NOT NULL, -- steps trained when it was rejected
+    checkpoint INTEGER,           -- the first one that no longer owes it; NULL: none yet
+    reward_mean REAL NOT NULL
+);
 
 -- What was drawn for a task, as long as it is kept (run.keep_rollouts). One draw per task: a later attempt replaces it.
 CREATE TABLE IF NOT EXISTS draws (

@@ -138,6 +138,8 @@ class Process:
             self.journal.add_verdicts(
                 group=action.group, attempt=action.attempt, verdicts=[verdict()] * 2, reward_mean=1.0
             )
+            if action.may_reject and self.tasks[action.group] % 3 == 1:
+                return events.GroupRejected(group=action.group, attempt=action.attempt)
             return events.VerdictsArrived(group=action.group, attempt=action.attempt)
 
         return finish

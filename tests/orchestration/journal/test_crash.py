@@ -17,32 +17,32 @@ def config(staleness: int, **changes: int) -> SchedulerConfig:
     return SchedulerConfig(max_staleness=staleness, eval_at_start=False, eval_at_end=False, **{**plain, **changes})
 
 
-def check_the_file(path: Path, staleness: int, steps: int = STEPS, size: int = SIZE) -> None:
-    """With nothing but SQL: every task once, a whole step each, in order, and within the bound."""
+def check_the_file(path: Path, staleness: int, steps: int = STEPS, size: int = SIZE) -> int:
+    """With nothing but SQL: every task once, a whole step each, in order, within the bound; returns the rejected."""
     database = sqlite3.connect(path)
     trained = database.execute(
         "SELECT trained_step, task_index, trained_step - oldest_version FROM groups WHERE state = 'trained'"
     ).fetchall()
+    rejected = [task for (task,) in database.execute("SELECT task_index FROM rejections")]
     database.close()
-    assert sorted(task for _, task, _ in trained) == list(range(steps * size))
+    assert sorted([*rejected, *(task for _, task, _ in trained)]) == list(range(steps * size + len(rejected)))
     assert Counter(step for step, _, _ in trained) == dict.fromkeys(range(steps), size)
-    assert [task // size for step, task, _ in sorted(trained)] == [step for step, _, _ in sorted(trained)]
+    if not rejected:
+        assert [task // size for step, task, _ in sorted(trained)] == [step for step, _, _ in sorted(trained)]
     assert {age for _, _, age in trained} <= set(range(staleness + 1))
+    return len(rejected)
 
 
-def moments_of(folder: Path, staleness: int, seed: int) -> int:
-    return Process(config(staleness), Disk(folder / "whole.sqlite"), lambda _: False, seed).moment
-
-
-@pytest.mark.parametrize("staleness", [0, 2])
-def test_a_crash_at_any_moment_of_any_event_is_survived(tmp_path: Path, staleness: int) -> None:
-    """Before an event is written down and after it: resumed, every task is trained exactly once."""
-    for moment in range(1, moments_of(tmp_path, staleness, seed=1) + 1):
+@pytest.mark.parametrize(("staleness", "refills"), [(0, 0), (2, 0), (2, 2)])
+def test_a_crash_at_any_moment_of_any_event_is_survived(tmp_path: Path, staleness: int, refills: int) -> None:
+    """Before an event is written down and after it: resumed, every task is trained, or rejected, exactly once."""
+    plan = config(staleness, refills=refills)
+    for moment in range(1, Process(plan, Disk(tmp_path / "whole.sqlite"), lambda _: False, seed=1).moment + 1):
         disk = Disk(tmp_path / f"{moment}.sqlite")
         with pytest.raises(Crash):
-            Process(config(staleness), disk, lambda now, at=moment: now == at, seed=1)
-        Process(config(staleness), disk, lambda _: False, seed=2)
-        check_the_file(disk.path, staleness)
+            Process(plan, disk, lambda now, at=moment: now == at, seed=1)
+        Process(plan, disk, lambda _: False, seed=2)
+        assert bool(check_the_file(disk.path, staleness)) == bool(refills)
         disk.path.unlink()
 
 
@@ -62,15 +62,17 @@ def test_crash_after_crash_is_survived(tmp_path: Path, staleness: int, seed: int
     check_the_file(disk.path, staleness)
 
 
-def test_a_synchronous_run_ends_with_the_weights_of_one_that_was_never_killed(tmp_path: Path) -> None:
-    """Draws being a function of task and weights: at S = 0 any crash leaves no trace in the result."""
+@pytest.mark.parametrize("refills", [0, 2])
+def test_a_synchronous_run_ends_with_the_weights_of_one_that_was_never_killed(tmp_path: Path, refills: int) -> None:
+    """Draws being a function of task and weights: at S = 0 with one group a step any crash leaves no trace at all."""
+    plan = config(0, refills=refills, groups_per_step=SIZE if not refills else 1)
     whole = Disk(tmp_path / "whole.sqlite")
-    moments = Process(config(0), whole, lambda _: False, seed=1, noise=False).moment
+    moments = Process(plan, whole, lambda _: False, seed=1, noise=False).moment
     for moment in range(1, moments, 4):
         disk = Disk(tmp_path / f"{moment}.sqlite")
         with pytest.raises(Crash):
-            Process(config(0), disk, lambda now, at=moment: now == at, seed=3, noise=False)
-        Process(config(0), disk, lambda _: False, seed=4, noise=False)
+            Process(plan, disk, lambda now, at=moment: now == at, seed=3, noise=False)
+        Process(plan, disk, lambda _: False, seed=4, noise=False)
         assert disk.ancestors == whole.ancestors
 
 

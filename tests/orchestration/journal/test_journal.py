@@ -186,7 +186,7 @@ def test_tables_of_another_version_are_refused(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE groups (group_id)")
     database.close()
-    with pytest.raises(JournalError, match="has tables of version 1, this Temper writes version 2: go on with"):
+    with pytest.raises(JournalError, match="has tables of version 1, this Temper writes version 3: go on with"):
         Journal.open(path)
     assert rows(path, "SELECT name FROM sqlite_master") == [("groups",)]
     path.unlink()

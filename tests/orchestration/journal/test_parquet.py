@@ -15,7 +15,7 @@ from tests.orchestration.journal.records import rollout, verdict
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A run folder's journal: task 7 trained, task 8 judged, task 9 drawn; two responses each."""
+    """A run folder's journal: task 7 trained, task 8 rejected, task 9 drawn; two responses each."""
     (tmp_path / "config.yaml").write_text("name: test\n")
     file = tmp_path / "journal.sqlite"
     with Journal.open(file) as journal:
@@ -30,7 +30,8 @@ def path(tmp_path: Path) -> Path:
             if task < 9:
                 verdicts = [verdict(0.25), verdict(1.0)]
                 journal.add_verdicts(group=group, attempt=1, verdicts=verdicts, reward_mean=0.6)
-                journal.record(events.VerdictsArrived(group=group, attempt=1))
+                verdicts_in = events.VerdictsArrived if task == 7 else events.GroupRejected
+                journal.record(verdicts_in(group=group, attempt=1))
         journal.start([actions.Train(step=4, groups=(0,))])
         journal.record(events.StepTrained(version=5))
     return file
@@ -47,6 +48,7 @@ def test_every_response_is_a_row(path: Path, tmp_path: Path, monkeypatch, batch_
         *((None, 1, 8, 0), (None, 1, 8, 1)),
         *((None, 2, 9, 0), (None, 2, 9, 1)),
     ]
+    assert [row["rejected"] for row in rows] == [False, False, True, True, False, False]
     assert [row["reward"] for row in rows] == [0.25, 1.0, 0.25, 1.0, None, None]
     plain, full = rows[1], rows[3]
     expected = rollout(1, (3, 3, 4), full=True)
