@@ -1,6 +1,6 @@
 """Chaos: kill -9 of a run's own processes at random, to see that the run survives what it says it survives.
 
-    temper train experiment=quickstart chaos.every_s=20 run.restarts=100 run.checkpoint_every=5
+    temper train experiment=quickstart chaos=default
 
 Every kill is noted in the run's chaos.jsonl before it is done, so that kills are counted over restarts of the driver.
 """

@@ -60,9 +60,8 @@ def main() -> int:
     run = subprocess.Popen(
         [
             *(sys.executable, "-m", "orchestration.cli", "train", "experiment=quickstart", "monitor=quiet"),
-            *(f"run.dir={chosen.folder}", f"run.steps={chosen.steps}", "run.checkpoint_every=5"),
-            *("run.restarts=100000", "run.worker_restarts=100000", "eval.every=0", "eval.at_start=false"),
-            *(f"chaos.every_s={chosen.every_s}", f"chaos.kills={chosen.kills}", *chosen.overrides),
+            *(f"run.dir={chosen.folder}", f"run.steps={chosen.steps}", "eval.every=0", "eval.at_start=false"),
+            *("chaos=default", f"chaos.every_s={chosen.every_s}", f"chaos.kills={chosen.kills}", *chosen.overrides),
         ],
         env=os.environ | {MARK: mark},
     )
