@@ -4,6 +4,7 @@ EngineMetrics of every worker, now and a step ago --> {"rollout/...": value}: su
 where there are several, the same four numbers of each as "rollout/<worker>/..."
 """
 
+import math
 from collections.abc import Mapping
 
 from rollout.messages import EngineMetrics
@@ -17,11 +18,20 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     running, waiting      responses, at the moment, of all workers
     kv_cache_usage        share of the key-value blocks in use, 0 to 1, at the moment, of the fullest worker
     utilisation           share of the time with something to decode, mean of the workers
-    batch                 tokens drawn per engine step, all workers; with `decode_s` it calibrates `temper plan`
-    decode_s              busy seconds per engine step
+    batch                 tokens drawn per engine step
+    begun                 responses that drew their first token
     prefix_hit_rate       share of the prompt tokens whose keys and values were there already
     preemptions, aborted  responses
     acceptance_position_k share of the k-th drafts of a step (k = 1, 2, ...) that were kept
+
+    What calibrates `temper plan`: engine steps that only draw (decode), and those that also read prompts or follow new
+    weights (prefill).
+
+    decode_steps, prefill_steps  how many
+    decode_batch, prefill_batch  tokens drawn in one, mean
+    decode_s, prefill_s          seconds of one, mean
+    decode_batch_std             standard deviation of the tokens
+    decode_token_s               seconds that one more token makes it longer: the slope of the least squares
     """
     if not now:
         return {}
@@ -36,7 +46,8 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     }
     if steps := _gained(before, now, "steps"):
         rates["rollout/batch"] = generated_tokens(before, now) / steps
-        rates["rollout/decode_s"] = _gained(before, now, "busy_s") / steps
+        rates["rollout/begun"] = _gained(before, now, "begun")
+        rates |= _step_times(before, now)
     if prompt:
         rates["rollout/prefix_hit_rate"] = cached / prompt
     for position in range(max(len(engine.drafted_by_position) for engine in now.values())):
@@ -52,6 +63,26 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
             rates[f"rollout/{name}/waiting"] = float(engine.waiting)
             rates[f"rollout/{name}/kv_cache_usage"] = engine.kv_cache_usage
     return rates
+
+
+def _step_times(before: Engines, now: Engines) -> dict[str, float]:
+    """Of the two kinds of engine steps; each is left out where there was none."""
+    steps, tokens, seconds = (_gained(before, now, name) for name in ("plain_steps", "plain_tokens", "plain_s"))
+    times = {}
+    if steps:
+        batch, decode_s = tokens / steps, seconds / steps
+        variance = max(_gained(before, now, "plain_squared_tokens") / steps - batch**2, 0.0)
+        covariance = _gained(before, now, "plain_token_s") / steps - batch * decode_s
+        times["rollout/decode_steps"] = steps
+        times["rollout/decode_batch"] = batch
+        times["rollout/decode_s"] = decode_s
+        times["rollout/decode_batch_std"] = math.sqrt(variance)
+        times["rollout/decode_token_s"] = covariance / variance if variance else 0.0
+    if others := _gained(before, now, "steps") - steps:
+        times["rollout/prefill_steps"] = others
+        times["rollout/prefill_batch"] = (generated_tokens(before, now) - tokens) / others
+        times["rollout/prefill_s"] = (_gained(before, now, "step_s") - seconds) / others
+    return times
 
 
 def generated_tokens(before: Engines, now: Engines) -> float:

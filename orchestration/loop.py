@@ -41,7 +41,7 @@ from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
 from rollout.draw.control import controller_of
 from rollout.errors import RolloutError
-from rollout.messages import EngineMetrics, GroupRequest
+from rollout.messages import EngineMetrics, GroupRequest, WeightConfirmation
 from rollout.strategies import SECOND_TEMPERATURE
 
 log = logging.getLogger(__name__)
@@ -236,20 +236,24 @@ class RunLoop:
 
     async def publish(self, action: actions.Publish) -> None:
         """Put version v into the running engines; done when each has confirmed version and checksum."""
+        self.telemetry.snapshot_started()
         self.published = await self.services.learner.snapshot()
         version = self.published[0].version
         if version != action.version:
             raise SchedulerError(f"the learner published version {version}, asked for was {action.version}")
-        await asyncio.gather(
+        self.telemetry.sending_started()
+        answers = await asyncio.gather(
             *(self._send_weights(self.workers[name]) for name in action.workers if name in self.workers)
         )
+        self.telemetry.published([answer for answer in answers if answer is not None])
         self._post(events.WeightsPublished(version=version))
 
     async def sync_worker(self, action: actions.SyncWorker) -> None:
         """Bring a worker that joined late to the published version."""
         worker = self.workers.get(action.worker)
-        if worker is None or (version := await self._send_weights(worker)) is None:
+        if worker is None or (answer := await self._send_weights(worker)) is None:
             return
+        version = answer.version
         if self.plan.run.self_check and version == self.started_from:  # later, weights move under the comparison
             try:
                 await self._self_check(worker)
@@ -329,8 +333,8 @@ class RunLoop:
             self._post(events.WorkerLost(worker=failure.worker))
             self._spawn(self._start_worker())
 
-    async def _send_weights(self, worker: RolloutService) -> int | None:
-        """The version the worker confirmed, or None where it died (which is then reported)."""
+    async def _send_weights(self, worker: RolloutService) -> WeightConfirmation | None:
+        """The worker's word, which is right; or None where it died (which is then reported)."""
         publication, payload = self.published
         try:
             confirmation = await worker.update_weights(publication, payload)
@@ -342,11 +346,19 @@ class RunLoop:
                 f"{worker.name} confirmed v{confirmation.version} ({confirmation.checksum}) but was sent"
                 f" v{publication.version} ({publication.checksum})"
             )
-        return confirmation.version
+        return confirmation
+
+    async def _sleep(self, worker: RolloutService) -> None:
+        try:
+            await worker.sleep()
+        except WorkerFailure as failure:
+            self._worker_failed(failure)
 
     async def _engine_metrics(self) -> dict[str, EngineMetrics]:
+        """Of all workers at once: those that are cut off are waited for together."""
         metrics = {}
-        for name, worker in list(self.workers.items()):
+
+        async def ask(name: str, worker: RolloutService) -> None:
             try:
                 metrics[name] = await worker.metrics()
             except WorkerFailure as failure:

@@ -1,11 +1,20 @@
 """From what the loop sees to what the monitor shows: clocks, rates, and the samples of the report.
 
 `time/elapsed_s` counts from the first training rollout; `time/evaluation_s` is the part of it during which an
-evaluation ran.
+evaluation ran. Of the publication since the step before, where there was one, a step shows what came to its end:
+
+    weights/snapshot_s   the learner makes the new weights ready
+    weights/transfer_s   from then until every engine has confirmed them
+    weights/waited_s     of that, until they came to the turn in an engine: the end of a running step (mean of the engines)
+    weights/paused_s     of that, an engine stood still (mean)
+
+and `learner/utilisation` is the share of the time in which the learner took the step or made new weights ready.
 """
 
 import time
 from collections import deque
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from learner.messages import StepReport
@@ -13,7 +22,7 @@ from orchestration.config import RunPlan
 from orchestration.engine_rates import engine_rates, generated_tokens
 from orchestration.evaluation import EvaluationResult, Judged
 from orchestration.monitor import Monitor, Sample
-from rollout.messages import EngineMetrics
+from rollout.messages import EngineMetrics, WeightConfirmation
 
 RATE_STEPS = 5  # generation runs ahead of training in bursts: its rate is taken over this many steps
 SHOWN_SAMPLES = 8  # greedy held-out responses of an evaluation that the report may show
@@ -31,6 +40,8 @@ class Telemetry:
         self._last_step: float | None = None
         self._evaluation_began: float | None = None
         self._evaluation_s = 0.0
+        self._publication_phase = 0.0  # when it began
+        self._publication: dict[str, float] = {}  # what came to its end since the last step
         self._engines: dict[str, EngineMetrics] = {}
         self._recent: deque[tuple[float, float]] = deque(maxlen=RATE_STEPS)  # (seconds, tokens generated) of a step
 
@@ -51,6 +62,20 @@ class Telemetry:
         if version in (0, self._plan.run.steps):
             self._monitor.samples([self._sample(judged, version) for judged in result.greedy[:SHOWN_SAMPLES]])
 
+    def snapshot_started(self) -> None:
+        self._publication_phase = time.perf_counter()
+
+    def sending_started(self) -> None:
+        began, self._publication_phase = self._publication_phase, time.perf_counter()
+        self._publication["weights/snapshot_s"] = self._publication_phase - began
+
+    def published(self, confirmations: Sequence[WeightConfirmation]) -> None:
+        """Every engine that lives has confirmed."""
+        self._publication["weights/transfer_s"] = time.perf_counter() - self._publication_phase
+        if confirmations:
+            self._publication["weights/waited_s"] = fmean(one.seconds - one.paused_s for one in confirmations)
+            self._publication["weights/paused_s"] = fmean(one.paused_s for one in confirmations)
+
     def step(self, report: StepReport, batch: dict[str, float], engines: dict[str, EngineMetrics]) -> None:
         now = time.perf_counter()
         step_s = now - self._last_step
@@ -60,6 +85,7 @@ class Telemetry:
         self._engines = engines
         recent_s, recent_tokens = (sum(column) for column in zip(*self._recent, strict=True))
         learner_s = report.metrics["learner/step_s"]
+        publication, self._publication = self._publication, {}
         self._monitor.record(
             {
                 "step": report.version,
@@ -71,7 +97,8 @@ class Telemetry:
                 "rollout/tokens_per_s": recent_tokens / recent_s,
                 **rates,
                 "learner/tokens_per_s": report.metrics["learner/tokens"] / learner_s,
-                "learner/utilisation": learner_s / step_s,
+                "learner/utilisation": (learner_s + publication.get("weights/snapshot_s", 0.0)) / step_s,
+                **publication,
             }
         )
 

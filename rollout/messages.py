@@ -254,6 +254,14 @@ class EngineMetrics:
     aborted: int  # responses ended by `abort`
     drafted_by_position: tuple[int, ...]
     accepted_by_position: tuple[int, ...]
+    begun: int  # responses that drew their first token
+    step_s: float  # in steps: of `busy_s`, without the exchanges of weights
+    # Of the steps, those that read no prompt and did not follow an exchange of weights, which may drop keys and values.
+    plain_steps: int
+    plain_tokens: int
+    plain_squared_tokens: int  # sum over these steps of the tokens drawn in a step, squared
+    plain_s: float
+    plain_token_s: float  # sum of tokens times seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

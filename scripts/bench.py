@@ -17,7 +17,7 @@ SCRIPTS = {
     "bench_weights.py": [],
     "bench_quickstart.py": [],
     "bench_scheduler.py": [],
-    "bench_planner.py": [],
+    "bench_overlap.py": [],
     "bench_rollout.py": [],
     "bench_speculation.py": [],
     "bench_drafter.py": ["--parts", "losses", "engine"],  # with "run" some four minutes more

@@ -71,11 +71,23 @@ def _figures(rows: list[Row]) -> str:
     _, mismatch = series(rows, "mismatch/kl", "step")
     if mismatch:
         figures.append(("highest mismatch KL", f"{max(mismatch):.1e}", "nats, engine to learner"))
+    figures += _utilisation(rows)
     return "".join(
         f'<div class="card"><div class="name">{name}</div><div class="value">{value}</div>'
         f'<div class="note">{note}</div></div>'
         for name, value, note in figures
     )
+
+
+def _utilisation(rows: list[Row]) -> list[tuple[str, str, str]]:
+    """Shares of the whole time: a step's share counts for as long as the step took."""
+    figures = []
+    for side, name in (("rollout", "engines busy"), ("learner", "learner busy")):
+        steps = [row for row in rows if f"{side}/utilisation" in row and row.get("time/step_s")]
+        if steps:
+            busy_s = sum(row[f"{side}/utilisation"] * row["time/step_s"] for row in steps)
+            figures.append((name, f"{busy_s / sum(row['time/step_s'] for row in steps):.0%}", "of the time"))
+    return figures
 
 
 def _time_to_goal(rows: list[Row]) -> list[tuple[str, str, str]]:

@@ -33,16 +33,29 @@ class Answer:
         return self.hours * self.gpus
 
 
+def steady(steps: int, max_staleness: int) -> tuple[int, int]:
+    """The steps (counted from 0) from whose ends to whose ends the pace of a run of so many is to be measured.
+
+    Left out are the first quarter, and the last `max_staleness`, beside which nothing more is started. In between are
+    whole multiples of max_staleness + 1 steps where there are so many: so many come in one go where responses to all
+    groups in flight end together. -1 is the start of the run.
+    """
+    begin = steps // SETTLING if steps > 1 else -1
+    taken = steps - max_staleness - 1 - begin
+    taken -= taken % (max_staleness + 1)
+    return begin, begin + taken if taken > 0 else steps - 1
+
+
 def simulate(setting: Setting, *, total_steps: int, gpus_per_worker: int) -> Answer:
     """Simulate the steps that `setting` asks for, and extrapolate to `total_steps` of the same kind."""
     simulation = Simulation(setting)
     simulation.run()
     steps = simulation.steps
-    settled = len(steps) // SETTLING if len(steps) > 1 else -1
-    first, last = steps[settled] if settled >= 0 else START, steps[-1]
-    taken = len(steps) - 1 - settled
+    begin, end = steady(len(steps), setting.pacing.max_staleness)
+    first, last = steps[begin] if begin >= 0 else START, steps[end]
+    counted = steps[begin + 1 : end + 1]
+    taken = len(counted)
     passed_s = last.at_s - first.at_s
-    counted = steps[settled + 1 :]
     return Answer(
         workers=setting.workers,
         ranks=setting.ranks,

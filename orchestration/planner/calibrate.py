@@ -1,16 +1,18 @@
 """Rates as a finished run had them, from what it wrote: journal.sqlite, metrics.jsonl, config.yaml.
 
-    decode table     rollout/batch and rollout/decode_s of every step: a straight line through them
+    decode table     the straight line through all engine steps that only drew (rollout/decode_...)
+    prefill          what other engine steps took beyond that line, by the responses that began
     lengths          the responses in the journal, or, where it keeps none, their mean in the metrics
     learner          durations of the steps over their response tokens
-    verdicts         how long groups were with the verifiers, alone and behind others
+    verdicts         how long groups were with the verifiers, alone and behind others; the share that was rejected
+    publication      weights/...: snapshot, transfer without the wait for a running engine step, pause
     all others       means of the spans that replay.py finds
     overhead         how much longer generation took, as the loop saw it, than the engines had something to decode
 
-What a run does not show keeps its default: `acceptance`, `draft_cost`, `rank_efficiency`, and `snapshot_s`, which is a
-part of `transfer_s` here, during which the engines are taken to stand still.
+What a run does not show keeps its default: `acceptance`, `draft_cost`, `rank_efficiency`.
 """
 
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from orchestration.config import RunPlan
 from orchestration.errors import ConfigError
 from orchestration.monitor.metrics_log import Row, read_metrics
 from orchestration.pace import scheduler_config
+from orchestration.planner.answer import steady
 from orchestration.planner.rates import Lengths, Rates
 from orchestration.planner.replay import Span, Spans, read_events, replay
 from orchestration.planner.simulation import HOUR_S
@@ -75,15 +78,20 @@ def calibrate(folder: RunFolder, plan: RunPlan) -> Calibration:
     ranks = plan.learner.ranks
     speed = Rates(learner_tokens_per_s=1.0).ranks_speed(ranks)
     measured: dict[str, Any] = {
-        "decode": _decode(rows, plan.rollout.max_num_seqs, assumed),
+        **_engine(rows, plan.rollout.max_num_seqs, assumed),
         "lengths": _lengths(folder, plan, rows, assumed),
         "learner_fixed_s": fixed_s,
         "learner_tokens_per_s": 1.0 / (max(per_token_s, 1e-12) * speed),
         "overhead_s": _overhead(spans, rows),
         **_verifiers([span for span in spans.verdicts if span[0] >= warm], plan.run.group_size),
+        "rejected": spans.rejections / len(spans.verdicts),
     }
-    if published := [span for span in _behind(spans.publications, spans.checkpoints) if span[0] >= warm]:
-        measured["transfer_s"] = measured["pause_s"] = fmean(_seconds(published))
+    if sent := [row for row in rows if "weights/paused_s" in row]:
+        published = [span for span in _behind(spans.publications, spans.checkpoints) if span[0] >= warm]
+        transfer_s = fmean(row["weights/transfer_s"] for row in sent)
+        measured["snapshot_s"] = max(fmean(_seconds(published)) - transfer_s, 0.0)
+        measured["transfer_s"] = max(transfer_s - fmean(row["weights/waited_s"] for row in sent), 0.0)
+        measured["pause_s"] = fmean(row["weights/paused_s"] for row in sent)
     if spans.checkpoints:
         measured["checkpoint_s"] = fmean(_seconds(spans.checkpoints))
     if spans.losses:
@@ -91,7 +99,7 @@ def calibrate(folder: RunFolder, plan: RunPlan) -> Calibration:
         measured["restart_s"] = fmean(_seconds(spans.restarts)) if spans.restarts else 0.0
     return Calibration(
         rates=Rates(**measured),
-        measured_steps_per_hour=_steps_per_hour(spans.steps),
+        measured_steps_per_hour=_steps_per_hour(spans.steps, plan.run.max_staleness),
         assumed=tuple(assumed),
     )
 
@@ -127,37 +135,54 @@ def _line(places: Sequence[float], values: Sequence[float], weights: Sequence[fl
     """Intercept and slope, neither below 0, of the least squares; through the origin where all places are alike."""
     x, y, w = (np.asarray(column, float) for column in (places, values, weights))
     mean_x, mean_y = (float(np.average(column, weights=w)) for column in (x, y))
-    if np.sqrt(np.average((x - mean_x) ** 2, weights=w)) < VARIED * mean_x:
+    variance = float(np.average((x - mean_x) ** 2, weights=w))
+    if math.sqrt(variance) < VARIED * mean_x:
         return 0.0, mean_y / mean_x
-    slope, intercept = np.polyfit(x, y, 1, w=np.sqrt(w))
-    if intercept < 0:
-        return 0.0, mean_y / mean_x
-    return (float(intercept), float(slope)) if slope > 0 else (mean_y, 0.0)
+    return _least_squares(mean_x, mean_y, variance, float(np.average((x - mean_x) * (y - mean_y), weights=w)))
 
 
-def _decode(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[int, float]:
-    seen = [
-        (row["rollout/batch"], row["rollout/decode_s"], row["rollout/utilisation"] * row["time/step_s"])
-        for row in rows
-        if row.get("rollout/decode_s", 0.0) > 0
-    ]
-    if not seen:
+def _least_squares(mean_x: float, mean_y: float, variance: float, covariance: float) -> tuple[float, float]:
+    slope = covariance / variance
+    if slope * mean_x > mean_y:
+        return 0.0, mean_y / mean_x
+    return (mean_y - slope * mean_x, slope) if slope > 0 else (mean_y, 0.0)
+
+
+def _engine(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[str, Any]:
+    """`decode` and `prefill_s`, from sums over all engine steps that the rows put together again."""
+    rows = [row for row in rows if row.get("rollout/decode_steps")]
+    if not rows:
         raise ConfigError(
-            "metrics.jsonl has no rollout/decode_s, which earlier versions of Temper did not write: give"
+            "metrics.jsonl has no rollout/decode_steps, which earlier versions of Temper did not write: give"
             " plan.rates.decode, or calibrate from a new run"
         )
-    batches, steps_s, busy_s = (np.array(column) for column in zip(*seen, strict=True))
-    counts = busy_s / steps_s  # engine steps of each row; one of few is mostly updates and prefills
-    batch, step_s = np.average(batches, weights=counts), np.average(steps_s, weights=counts)
-    if np.sqrt(np.average((batches - batch) ** 2, weights=counts)) < VARIED * batch:
+    names = ("decode_steps", "decode_batch", "decode_s", "decode_batch_std", "decode_token_s")
+    counts, batches, steps_s, spreads, slopes = (np.array([row[f"rollout/{name}"] for row in rows]) for name in names)
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.average(values, weights=counts))
+
+    batch, step_s = mean(batches), mean(steps_s)
+    variance = mean(spreads**2 + (batches - batch) ** 2)
+    if math.sqrt(variance) < VARIED * batch:
         fixed_s, each_s = FIXED_SHARE * step_s, (1 - FIXED_SHARE) * step_s / batch
         assumed.append(
             f"the engines ran near {batch:.0f} responses all the time: that {FIXED_SHARE:.0%} of a decode step does not"
             " depend on the batch is assumed"
         )
     else:
-        fixed_s, each_s = _line(batches, steps_s, counts)
-    return {count: float(count / (fixed_s + each_s * count)) for count in (1, max(most, 2))}
+        covariance = mean(slopes * spreads**2 + (batches - batch) * (steps_s - step_s))
+        fixed_s, each_s = _least_squares(batch, step_s, variance, covariance)
+    beyond_s = sum(
+        row["rollout/prefill_steps"] * (row["rollout/prefill_s"] - fixed_s - each_s * row["rollout/prefill_batch"])
+        for row in rows
+        if "rollout/prefill_steps" in row
+    )
+    begun = sum(row["rollout/begun"] for row in rows)
+    return {
+        "decode": {count: float(count / (fixed_s + each_s * count)) for count in (1, max(most, 2))},
+        "prefill_s": max(beyond_s, 0.0) / begun if begun else 0.0,
+    }
 
 
 def _lengths(folder: RunFolder, plan: RunPlan, rows: Sequence[Row], assumed: list[str]) -> Lengths:
@@ -229,7 +254,6 @@ def _overhead(spans: Spans, rows: Sequence[Row]) -> float:
     return max(fmean(idle_s), 0.0) if idle_s else 0.0
 
 
-def _steps_per_hour(steps: Sequence[Span]) -> float:
-    ends = [end for _, end in steps]
-    first = min(WARM_UP, len(ends) - 2)
-    return (len(ends) - 1 - first) / (ends[-1] - ends[first]) * HOUR_S
+def _steps_per_hour(steps: Sequence[Span], max_staleness: int) -> float:
+    begin, end = steady(len(steps), max_staleness)
+    return (end - begin) / (steps[end][1] - steps[begin][1]) * HOUR_S

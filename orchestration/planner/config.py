@@ -10,7 +10,7 @@ class PlanConfig:
     """Every combination of `workers`, `ranks`, `staleness` and `speculation` is simulated; all else is the run's own.
 
     null takes what the run says and its neighbours: 1, 2 and 4 times its rollout.workers, 1 and 2 times its
-    learner.ranks, its run.max_staleness and 0, and speculation as it is and without.
+    learner.ranks, its run.max_staleness, one more and 0, and speculation as it is and without.
     """
 
     workers: tuple[int, ...] | None = None

@@ -6,7 +6,8 @@
 Every running response draws its tokens at the same pace, so one number serves them all: `drawn`, the tokens that a
 response would have that runs since the beginning. A response of length L that starts at `drawn` = d ends when `drawn`
 reaches d + L, however often the batch grows and shrinks meanwhile (processor sharing in virtual time). A heap of these
-ends gives the next one in O(log n), and nothing is touched between two ends.
+ends gives the next one in O(log n), and nothing is touched between two ends. While the prompt of a response that starts
+is read, all others stand still, and an update waits for it.
 
 The engine looks ahead to the end of its next group on copies, so that a group costs one event of the simulation and not
 one per response; whatever happens before that (new groups, an update) makes it look again.
@@ -22,18 +23,20 @@ NEVER = math.inf
 class Engine:
     """Times are seconds since the start of the simulation and never go back. Lengths are tokens, at least 1.
 
-    pace  seconds per decode step by responses running; its last index is how many run at once
+    pace       seconds per decode step by responses running; its last index is how many run at once
+    prefill_s  of each response that starts
     """
 
-    def __init__(self, name: str, pace: Sequence[float], version: int, now: float) -> None:
+    def __init__(self, name: str, pace: Sequence[float], version: int, now: float, prefill_s: float = 0.0) -> None:
         self.name = name
         self.version = version
-        self.busy_s = 0.0  # with something running, pauses left out
+        self.busy_s = 0.0  # with something running, pauses left out; prompts count when they begin to be read
         self.tokens = 0.0  # drawn so far, of all responses
         self.finish = NEVER  # when the next group ends, if nothing happens before
         self.finished = -1  # that group
         self.epoch = 0  # of `finish`: it grows when the engine looks again
         self._pace = pace
+        self._prefill_s = prefill_s
         self._room = len(pace) - 1
         self._now = now
         self._drawn = 0.0
@@ -58,12 +61,15 @@ class Engine:
             first, _, length = heapq.heappop(self._line)
             self._oldest.setdefault(first, self.version)
             heapq.heappush(self._running, (self._drawn + length, first))
+            self._now += self._prefill_s
+            self.busy_s += self._prefill_s
 
-    def update(self, version: int, now: float, pause_s: float) -> None:
-        """New weights: generation stands still for `pause_s`, and goes on with them."""
+    def update(self, version: int, now: float, pause_s: float) -> float:
+        """New weights: generation stands still for `pause_s`, and goes on with them; returns when."""
         self.advance(now)
         self.version = version
         self._now = max(self._now, now) + pause_s
+        return self._now
 
     def advance(self, until: float) -> None:
         """Bring everything up to `until`, before which no group ends."""
@@ -78,8 +84,7 @@ class Engine:
         if self._left:
             before = self._now, self._drawn, self.busy_s, self.tokens
             copies = self._running.copy(), self._line.copy(), self._left.copy(), self._oldest.copy()
-            self.finished = self._walk(NEVER, *copies)
-            self.finish = self._now
+            self.finished, self.finish = self._walk(NEVER, *copies)
             self._ahead = (self._now, self._drawn, self.busy_s, self.tokens), copies
             self._now, self._drawn, self.busy_s, self.tokens = before
         return self.finish
@@ -97,19 +102,20 @@ class Engine:
         line: list[tuple[int, int, int]],
         left: dict[int, int],
         oldest: dict[int, int],
-    ) -> int:
-        """End responses in order up to `until`, or up to and with the last one of a group, which is returned."""
+    ) -> tuple[int, float]:
+        """End responses in order up to `until`, or up to and with the last one of a group; returns it and its end."""
         pace, now, drawn, begin = self._pace, self._now, self._drawn, self._now
-        group, tokens = -1, 0.0
+        group, at, tokens = -1, NEVER, 0.0
         while running:
             count = len(running)
             end, first = running[0]
             step_s = pace[count]
             then = now + (end - drawn) * step_s
             if then >= until:
-                tokens += (until - now) / step_s * count
-                drawn += (until - now) / step_s
-                now = until
+                steps = max(until - now, 0.0) / step_s
+                tokens += steps * count
+                drawn += steps
+                now = max(now, until)
                 break
             tokens += (end - drawn) * count
             now, drawn = then, end
@@ -118,15 +124,16 @@ class Engine:
                 if later not in oldest:
                     oldest[later] = self.version
                 heapq.heapreplace(running, (drawn + length, later))
+                now += self._prefill_s
             else:
                 heapq.heappop(running)
             left[first] -= 1
             if not left[first]:
                 del left[first]
-                group = first
+                group, at = first, then
                 break
         self.busy_s += now - begin
         self.tokens += tokens
-        self._now = now if group >= 0 or until == NEVER else until
+        self._now = now if at < NEVER or until == NEVER else max(now, until)
         self._drawn = drawn
-        return group
+        return group, at

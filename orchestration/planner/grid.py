@@ -22,7 +22,7 @@ class Combination:
 
 def combinations(plan: RunPlan) -> list[Combination]:
     """What the section `plan` asks for, within its `gpus`. Raises ConfigError where nothing is left."""
-    asked, workers, ranks = plan.plan, plan.rollout.workers, plan.learner.ranks
+    asked, workers, ranks, bound = plan.plan, plan.rollout.workers, plan.learner.ranks, plan.run.max_staleness
     drafts = plan.speculative.method != "none"
     if asked.speculation is not None and any(asked.speculation) and not drafts:
         raise ConfigError(
@@ -34,7 +34,7 @@ def combinations(plan: RunPlan) -> list[Combination]:
         for w, r, s, d in product(
             sorted(set(asked.workers or (workers, 2 * workers, 4 * workers))),
             sorted(set(asked.ranks or (ranks, 2 * ranks))),
-            sorted(set(asked.staleness if asked.staleness is not None else (0, plan.run.max_staleness))),
+            sorted(set(asked.staleness if asked.staleness is not None else (0, bound, bound + 1))),
             sorted(set(asked.speculation if asked.speculation is not None else (False, drafts))),
         )
         if asked.gpus is None or w * plan.rollout.tensor_parallel + r <= asked.gpus

@@ -62,16 +62,18 @@ class Rates:
     """Seconds, tokens, tokens per second. Raises ValueError for what cannot be."""
 
     decode: Mapping[int, float] = field(default_factory=dict)  # tokens/s of an engine by responses running, in sum
+    prefill_s: float = 0.0  # of an engine, for the start of one response: nothing else is drawn meanwhile
     lengths: Lengths = field(default_factory=Lengths)
     learner_tokens_per_s: float | None = None  # response tokens, of one rank
     learner_fixed_s: float = 0.0  # of every step, whatever its size: the optimizer, the batch on its way
     rank_efficiency: float = 0.95  # two ranks are this much of twice as fast as one, and so on with every doubling
     verdicts_per_s: float | None = None  # of all verifiers together; None: as many as come
     verdict_latency_s: float = 0.0  # of a group, with no other before it
+    rejected: float = 0.0  # share of the groups that another takes the place of, where run.max_refills allows
     overhead_s: float = 0.0  # from the start of a group to its first token, and from its last to its arrival, together
     snapshot_s: float = 0.0  # of the learner, per publication: it takes no step meanwhile
-    transfer_s: float = 0.0  # from the snapshot to its confirmation by the engines
-    pause_s: float = 0.0  # of that time, every engine stands still
+    transfer_s: float = 0.0  # from the snapshot to its confirmation by engines that have nothing to finish before
+    pause_s: float = 0.0  # of that time, at its end, every engine stands still
     checkpoint_s: float = 0.0  # of the learner
     hours_between_losses: float | None = None  # of one rollout worker, mean; None: none is ever lost
     restart_s: float = 0.0  # from a loss until the new worker has joined
@@ -100,6 +102,8 @@ class Rates:
         for name in _TIMES:
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"plan.rates.{name} is at least 0 seconds, got {value}")
+        if not 0 <= self.rejected <= 1:
+            raise ValueError(f"plan.rates.rejected is a share of the groups, from 0 to 1, got {self.rejected}")
         if not 0 < self.rank_efficiency <= 1:
             raise ValueError(f"plan.rates.rank_efficiency is above 0 and at most 1, got {self.rank_efficiency}")
         if not 0 <= self.acceptance < 1:
@@ -115,6 +119,11 @@ class Rates:
         if self.lengths.mean is None and self.lengths.histogram is None:
             return "lengths.mean"
         return "learner_tokens_per_s" if self.learner_tokens_per_s is None else None
+
+    @property
+    def travel_s(self) -> float:
+        """From the snapshot until weights are there, and the engines stand still."""
+        return max(self.transfer_s - self.pause_s, 0.0)
 
     def step_s(self, responses: float) -> float:
         """Seconds of one decode step with so many tokens in it."""
@@ -145,6 +154,6 @@ class Rates:
 
 
 _TIMES = (
-    *("learner_fixed_s", "verdict_latency_s", "overhead_s", "snapshot_s", "transfer_s", "pause_s"),
+    *("prefill_s", "learner_fixed_s", "verdict_latency_s", "overhead_s", "snapshot_s", "transfer_s", "pause_s"),
     *("checkpoint_s", "restart_s"),
 )

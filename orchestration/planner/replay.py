@@ -35,6 +35,7 @@ class Spans:
     restarts: list[Span] = field(default_factory=list)  # from the loss of a worker until one has joined again
     worker_s: float = 0.0  # of all workers together, while they were there
     losses: int = 0
+    rejections: int = 0  # of groups, among the verdicts
 
 
 def read_events(journal: Path) -> list[tuple[float, Event]]:
@@ -95,8 +96,9 @@ def _end(spans: Spans, started: dict[Hashable, float], event: Event, time: float
     match event:
         case events.GroupFinished(group=group, attempt=attempt):
             ends(spans.groups, "group", group, attempt)
-        case events.VerdictsArrived(group=group, attempt=attempt):
+        case events.VerdictsArrived(group=group, attempt=attempt) | events.GroupRejected(group=group, attempt=attempt):
             ends(spans.verdicts, "verdicts", group, attempt)
+            spans.rejections += isinstance(event, events.GroupRejected)
         case events.StepTrained(version=version):
             ends(spans.steps, "step", version)
         case events.WeightsPublished(version=version):

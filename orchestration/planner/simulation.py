@@ -1,7 +1,7 @@
 """One simulated run: the real scheduler, and a world that answers its actions after the seconds that the rates say.
 
     StartGroup  --> Engine.add ...... its last response ends --> GroupFinished
-    ScoreGroup  --> verifiers, one line for all -------------> VerdictsArrived
+    ScoreGroup  --> verifiers, one line for all -------------> VerdictsArrived or, at random, GroupRejected
     Train       --> learner, one thing at a time ------------> StepTrained
     Publish     --> learner (snapshot), then all engines -----> WeightsPublished
     Evaluate    --> held-out groups on the engines, before all others --> EvaluationFinished
@@ -136,7 +136,9 @@ class Simulation:
         return engine
 
     def _score_group(self, action: actions.ScoreGroup) -> None:
-        judged = events.VerdictsArrived(group=action.group, attempt=action.attempt)
+        rejected = action.may_reject and self._chance.random() < self.setting.rates.rejected
+        verdict = events.GroupRejected if rejected else events.VerdictsArrived
+        judged = verdict(group=action.group, attempt=action.attempt)
         self._tell_at(self._verifiers_for(self.setting.group_size), judged)
 
     def _train(self, action: actions.Train) -> None:
@@ -167,21 +169,22 @@ class Simulation:
 
     def _publish(self, action: actions.Publish) -> None:
         rates = self.setting.rates
-        arrived = self._learner_for(rates.snapshot_s) + rates.transfer_s
-        self._at(arrived - min(rates.pause_s, rates.transfer_s), self._bring, action.workers, action.version)
-        self._tell_at(arrived, events.WeightsPublished(version=action.version))
+        self._learner_busy_s += rates.snapshot_s
+        told = events.WeightsPublished(version=action.version)
+        self._at(self._learner_for(rates.snapshot_s) + rates.travel_s, self._bring, action.workers, told)
 
     def _sync_worker(self, action: actions.SyncWorker) -> None:
-        rates = self.setting.rates
-        arrived = self.now + rates.transfer_s
-        self._at(arrived, self._bring, (action.worker,), action.version)
-        self._tell_at(arrived, events.WorkerSynced(worker=action.worker, version=action.version))
+        told = events.WorkerSynced(worker=action.worker, version=action.version)
+        self._at(self.now + self.setting.rates.travel_s, self._bring, (action.worker,), told)
 
-    def _bring(self, workers: Sequence[str], version: int) -> None:
+    def _bring(self, workers: Sequence[str], told: events.WeightsPublished | events.WorkerSynced) -> None:
+        """The weights are there; the scheduler is told when the last of the engines goes on with them."""
+        confirmed = self.now
         for name in workers:
             if (engine := self._engines.get(name)) is not None:
-                engine.update(version, self.now, self.setting.rates.pause_s)
+                confirmed = max(confirmed, engine.update(told.version, self.now, self.setting.rates.pause_s))
                 self._look_ahead(engine)
+        self._tell_at(confirmed, told)
 
     def _evaluate(self, action: actions.Evaluate) -> None:
         self._evaluated_version = action.version
@@ -203,7 +206,7 @@ class Simulation:
 
     def _join(self, version: int) -> None:
         name = next(self._names)
-        self._engines[name] = Engine(name, self._pace, version, self.now)
+        self._engines[name] = Engine(name, self._pace, version, self.now, self.setting.rates.prefill_s)
         if (hours := self.setting.rates.hours_between_losses) is not None:
             self._at(self.now + self._chance.expovariate(1 / (hours * HOUR_S)), self._lose, name)
         self._tell(events.WorkerJoined(worker=name, version=version, capacity=self.setting.capacity))

@@ -28,7 +28,7 @@ from rollout.messages import EngineHealth, EngineMetrics, GroupRequest, Rollout,
 from rollout.vllm_adapter.hidden import hidden_state
 from rollout.vllm_adapter.record import rollout_of
 from rollout.vllm_adapter.requests import check_request, request_id, sampling_params
-from rollout.vllm_adapter.start import engine_arguments
+from rollout.vllm_adapter.start import SLEEP_LEVEL, engine_arguments
 from rollout.vllm_adapter.stats import watch
 from rollout.vllm_adapter.weights.payload import check_checksum, within_reach
 from rollout.vllm_adapter.weights.swap import Swap, failed, refuse
@@ -54,14 +54,15 @@ class AsyncEngine:
         engine._stop_token_ids = stop_token_ids
         engine._decode = decode
         engine._vllm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(config, drafting, model, seed)))
-        engine._stats = watch(engine._vllm)
         await engine._vllm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await engine._vllm.update_weight_version("0")
         [engine._why_not_learned, *_] = await engine._vllm.collective_rpc("why_not_learned")
         await engine._vllm.get_supported_tasks()  # vLLM asks once; from here on a request enters without waiting
+        engine._asleep = False
         engine._asked = 0  # calls to the workers that run: a weight update takes its time, and has its own deadline
         engine._lost = f"{name} lost its engine, whose process is gone: start a new worker"
         engine._groups = Groups(engine, config.max_num_seqs + config.max_queued_seqs, config.request_deadline_s, decode)
+        engine._stats = watch(engine._vllm, engine._groups.admission)
         return engine
 
     def generate(self, request: GroupRequest) -> AsyncIterator[Rollout]:
@@ -102,6 +103,9 @@ class AsyncEngine:
     async def _swap(self, swap: Swap) -> WeightConfirmation:
         """Pause, update, prove, resume. What fails after the inspection ends the engine process: the engine is lost."""
         update, vllm = swap.update, self._vllm
+        if self._asleep:
+            await vllm.wake_up()
+            self._asleep = False
         with within_reach(update.payload, update.version) as file:
             refuse(await self.ask_workers("inspect_update", update.version, update.checksum, file))
             swap.pauses()
@@ -112,11 +116,17 @@ class AsyncEngine:
                 found = await self.ask_workers("probe_update", list(update.probe.prompt_ids))
                 confirmation = swap.confirmed(taken, found)
                 await vllm.resume_generation()
+                self._stats.exchanged()
                 return confirmation
             except Exception as error:
                 vllm.output_processor.propagate_error(EngineDeadError())  # to every response that waits
                 vllm.shutdown()
                 raise failed(swap, error) from error
+
+    async def sleep(self) -> None:
+        self._groups.check_idle()
+        await self._vllm.sleep(SLEEP_LEVEL)
+        self._asleep = True
 
     async def hidden_state(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
         return await hidden_state(self, prompt_ids, self._config.request_deadline_s)

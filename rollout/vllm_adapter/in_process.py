@@ -39,7 +39,7 @@ from rollout.messages import (
 from rollout.vllm_adapter.hidden import hidden_state
 from rollout.vllm_adapter.record import rollout_of
 from rollout.vllm_adapter.requests import check_request, request_id, sampling_params
-from rollout.vllm_adapter.start import engine_arguments
+from rollout.vllm_adapter.start import SLEEP_LEVEL, engine_arguments
 from rollout.vllm_adapter.stats import watch
 from rollout.vllm_adapter.weights.payload import check_checksum
 from rollout.vllm_adapter.weights.swap import Swap, failed, refuse
@@ -76,14 +76,15 @@ class InProcessEngine:
         self._stop_token_ids = stop_token_ids
         self._decode = decode
         self._vllm = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(config, drafting, model, seed)))
-        self._stats = watch(self._vllm)
         self._vllm.collective_rpc("init_weight_transfer_engine", args=({},))
         self._vllm.set_weight_version("0")
         [self._why_not_learned, *_] = self._vllm.collective_rpc("why_not_learned")
         self._groups = Groups(self, config.max_num_seqs + config.max_queued_seqs, config.request_deadline_s, decode)
+        self._stats = watch(self._vllm, self._groups.admission)
         self._drawings: dict[str, _Drawing] = {}  # by request_id
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._in_message = False  # a weight update takes its time, which is no reason to call the engine stuck
+        self._asleep = False
         self._closed = False
         self._lost: EngineLostError | None = None
         self._answers: list[Callable[[], object]] = []  # of this turn of the thread
@@ -115,6 +116,11 @@ class InProcessEngine:
         swap = Swap(self._name, update, self._config)
         await asyncio.to_thread(check_checksum, update)  # generation goes on meanwhile
         return await self._ask(lambda done, fail: self._update(swap, done, fail))
+
+    async def sleep(self) -> None:
+        self._groups.check_idle()
+        await self._ask(lambda done, fail: done(self._vllm.sleep(SLEEP_LEVEL)))
+        self._asleep = True
 
     async def hidden_state(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
         return await hidden_state(self, prompt_ids, self._config.request_deadline_s)
@@ -247,6 +253,9 @@ class InProcessEngine:
     def _update(self, swap: Swap, done: Callable, fail: Callable) -> None:
         """The whole swap between two steps. What fails after the inspection ends this thread: the engine is lost."""
         update = swap.update
+        if self._asleep:
+            self._vllm.wake_up()
+            self._asleep = False
         try:
             refuse(self._vllm.collective_rpc("inspect_update", args=(update.version, update.checksum, update.payload)))
         except WeightUpdateError as refused:  # nothing was touched
@@ -260,6 +269,7 @@ class InProcessEngine:
                 raise WeightUpdateError("the keys and values of the old weights could not be dropped")
             found = self._vllm.collective_rpc("probe_update", args=(list(update.probe.prompt_ids),))
             done(swap.confirmed(taken, found))
+            self._stats.exchanged()
         except Exception as error:
             raise failed(swap, error) from error
 

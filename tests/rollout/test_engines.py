@@ -188,6 +188,12 @@ def test_numbers_while_it_works_and_when_it_is_done(running):
     assert before.busy_s < during.busy_s < after.busy_s
     assert (after.running, after.waiting, after.kv_cache_usage) == (0, 0, 0.0)
     assert after.drafted_by_position == after.accepted_by_position == ()
+    assert after.begun - before.begun == 16
+    plain, steps = after.plain_steps - before.plain_steps, after.steps - before.steps
+    assert 0.5 * steps < plain < steps, "most steps only draw; those that read the prompts do not"
+    assert plain <= after.plain_tokens - before.plain_tokens <= 8 * plain
+    assert 0.0 < after.plain_s - before.plain_s < after.step_s - before.step_s
+    assert after.step_s - before.step_s < after.busy_s - before.busy_s + 0.05
 
 
 def test_whoever_stops_listening_frees_the_engine(running):

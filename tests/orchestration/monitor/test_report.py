@@ -57,6 +57,17 @@ def test_a_run_leaves_its_curves_and_its_report(run):
     assert (run / "report.html").read_text() == page
 
 
+def test_the_report_says_how_busy_both_sides_were(tmp_path):
+    """Over time, not over steps: 90 % of 1 s and 30 % of 3 s are 45 %."""
+    monitor = Monitor(QUIET, folder=tmp_path, title="t", total_steps=2, run_config={})
+    for step, step_s, rollout in ((1, 1.0, 0.9), (2, 3.0, 0.3)):
+        clock = {"step": step, "time/elapsed_s": 4.0, "time/step_s": step_s, "train/reward": 0.5}
+        monitor.record({**clock, "rollout/utilisation": rollout, "learner/utilisation": 0.2})
+    monitor.close()
+    page = re.sub(r"<[^>]+>", " ", (tmp_path / "report.html").read_text())
+    assert re.search(r"engines busy\s+45%\s+of the time\s+learner busy\s+20%", page)
+
+
 def test_the_report_needs_nothing_from_elsewhere(run):
     """No script, image, style sheet or font is loaded: one file can be mailed."""
     page = (run / "report.html").read_text()

@@ -12,7 +12,7 @@ from orchestration.config import RunPlan, load_plan
 from orchestration.errors import ConfigError
 from orchestration.events import Event
 from orchestration.pace import scheduler_config
-from orchestration.planner.calibrate import calibrate, with_given
+from orchestration.planner.calibrate import _engine, calibrate, with_given
 from orchestration.planner.rates import Lengths, Rates
 from orchestration.planner.replay import read_events, replay
 from orchestration.planner.simulation import Setting, Simulation
@@ -25,9 +25,19 @@ TRUE = Rates(
     learner_tokens_per_s=400.0,
     verdicts_per_s=16.0,
     verdict_latency_s=0.3,
+    prefill_s=0.004,
+    snapshot_s=0.125,
     transfer_s=0.25,
+    pause_s=0.0625,
     checkpoint_s=0.5,
 )
+WAITED_S = 0.03125  # of transfer_s, for a running engine step
+SENT = {
+    "weights/snapshot_s": TRUE.snapshot_s,
+    "weights/transfer_s": TRUE.transfer_s,
+    "weights/waited_s": WAITED_S,
+    "weights/paused_s": TRUE.pause_s,
+}
 
 
 class Recorded(Simulation):
@@ -58,11 +68,12 @@ def plan() -> RunPlan:
     )
 
 
-def made_up(folder: Path, plan: RunPlan, *, rows: int = STEPS, rollouts: bool = True) -> RunFolder:
-    """The files of a run with the rates TRUE. Responses are all TOKENS long; batches vary from step to step."""
+def made_up(folder: Path, plan: RunPlan, *, rates: Rates = TRUE, rows: int = STEPS, rollouts: bool = True) -> RunFolder:
+    """The files of a run with the rates TRUE. Responses are all TOKENS long; the 20 engine steps that only draw have
+    batches of 2 + 3 i and 6 + 3 i in step i, half of them each; two more take prompts in as well."""
     room = (plan.run.max_staleness + 1) * GROUPS
     world = {"workers": 1, "ranks": 1, "group_size": SIZE, "longest": 48, "running": 64, "capacity": room}
-    run = Recorded(Setting(pacing=scheduler_config(plan), rates=TRUE, **world))
+    run = Recorded(Setting(pacing=scheduler_config(plan), rates=rates, **world))
     run.run()
     with sqlite3.connect(folder / "journal.sqlite") as database:
         database.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, lineage, time, kind, json)")
@@ -79,6 +90,7 @@ def made_up(folder: Path, plan: RunPlan, *, rows: int = STEPS, rollouts: bool = 
     for number, step in enumerate(run.steps[:rows]):
         before = run.steps[number - 1] if number else None
         batch = 4.0 + 3.0 * number
+        prefill_s = 0.020 + 0.001 * batch + GROUPS * SIZE * TRUE.prefill_s / 2
         step_s = step.at_s - (before.at_s if before else 0.0)
         lines.append(
             {
@@ -87,8 +99,16 @@ def made_up(folder: Path, plan: RunPlan, *, rows: int = STEPS, rollouts: bool = 
                 "time/step_s": step_s,
                 "train/reward": 0.5,
                 "rollout/response_tokens": float(TOKENS),
-                "rollout/batch": batch,
+                "rollout/begun": GROUPS * SIZE,
+                "rollout/decode_steps": 20,
+                "rollout/decode_batch": batch,
                 "rollout/decode_s": 0.020 + 0.001 * batch,
+                "rollout/decode_batch_std": 2.0,
+                "rollout/decode_token_s": 0.001,
+                "rollout/prefill_steps": 2,
+                "rollout/prefill_batch": batch,
+                "rollout/prefill_s": prefill_s,
+                **(SENT if number else {}),
                 "rollout/utilisation": (busy_s[number] - (busy_s[number - 1] if number else 0.0)) / step_s,
             }
         )
@@ -106,7 +126,10 @@ def test_the_rates_of_a_run_are_found_again(tmp_path: Path, plan: RunPlan):
     assert found.learner_tokens_per_s == pytest.approx(400.0)
     assert found.verdicts_per_s == pytest.approx(16.0, rel=0.03)
     assert found.verdict_latency_s == pytest.approx(0.3, abs=0.03)
-    assert found.transfer_s == found.pause_s == pytest.approx(0.25)
+    assert found.prefill_s == pytest.approx(0.004)
+    assert found.snapshot_s == pytest.approx(0.125)
+    assert (found.transfer_s, found.pause_s) == pytest.approx((0.25 - WAITED_S, 0.0625))
+    assert found.rejected == 0.0
     assert found.checkpoint_s == pytest.approx(0.5)
     assert found.overhead_s == pytest.approx(0.0, abs=1e-6)
     assert found.hours_between_losses is None
@@ -120,6 +143,50 @@ def test_a_calibrated_simulation_makes_the_steps_of_the_run(tmp_path: Path, plan
     run.run()
     steady_s = (run.steps[-1].at_s - run.steps[2].at_s) / (STEPS - 3)
     assert 3600 / steady_s == pytest.approx(found.measured_steps_per_hour, rel=0.02)
+
+
+def row(batch: float, std: float, **changes) -> dict:
+    """A step of 10 engine steps that only drew, on the line of TRUE."""
+    plain = {
+        "decode_steps": 10,
+        "decode_batch": batch,
+        "decode_s": 0.020 + 0.001 * batch,
+        "decode_batch_std": std,
+        "decode_token_s": 0.001,
+        "begun": 0,
+    }
+    return {f"rollout/{name}": value for name, value in {**plain, **changes}.items()}
+
+
+def test_a_run_whose_steps_are_all_alike_shows_the_line_within_them():
+    """A synchronous run: every step has the same mean batch, and all sizes down to one response inside."""
+    assumed: list[str] = []
+    found = _engine([row(30, 12)] * 5, 64, assumed)
+    assert found["decode"] == pytest.approx(TRUE.decode)
+    assert (found["prefill_s"], assumed) == (0.0, [])
+
+
+def test_a_line_between_the_steps_counts_with_those_within_them():
+    """Two steps without spread, and one with: the line through all thirty engine steps, by numpy."""
+    rows = [row(10, 0, decode_s=0.040), row(40, 0, decode_s=0.050), row(30, 12, decode_s=0.055, decode_token_s=0.0005)]
+    steps = [(10, 0.040)] * 10 + [(40, 0.050)] * 10 + [(18, 0.049)] * 5 + [(42, 0.061)] * 5
+    slope, intercept = np.polyfit(*zip(*steps, strict=True), 1)
+    found = _engine(rows, 64, [])
+    assert found["decode"] == pytest.approx({1: 1 / (intercept + slope), 64: 64 / (intercept + 64 * slope)})
+
+
+def test_engines_that_ran_one_batch_only_say_nothing_of_others():
+    """Half of a step's time is then assumed to be there without any response, and said."""
+    assumed: list[str] = []
+    found = _engine([row(30, 1)] * 5, 60, assumed)
+    assert found["decode"][60] == pytest.approx(60 / (0.050 * 1.5))
+    assert "ran near 30 responses all the time" in assumed[0]
+
+
+def test_a_run_without_times_of_engine_steps_is_refused():
+    """As earlier versions of Temper wrote them."""
+    with pytest.raises(ConfigError, match="has no rollout/decode_steps, .* give plan.rates.decode, or calibrate"):
+        _engine([{"step": 1.0, "rollout/batch": 3.0}], 64, [])
 
 
 def test_what_a_run_does_not_show_is_assumed_and_said(tmp_path: Path, plan: RunPlan):
@@ -163,6 +230,16 @@ def test_a_run_of_another_configuration_is_refused(tmp_path: Path, plan: RunPlan
     other = replace(plan, run=replace(plan.run, groups_per_step=8))
     with pytest.raises(ConfigError, match="does not fit the run's own configuration"):
         calibrate(folder, other)
+
+
+def test_the_share_of_rejected_groups_is_that_of_the_verdicts(tmp_path: Path, plan: RunPlan):
+    """Of a run that refills its batches; each verdict is one way or the other."""
+    refilling = replace(plan, run=replace(plan.run, max_refills=9))
+    folder = made_up(tmp_path, refilling, rates=replace(TRUE, rejected=0.5))
+    told = [type(event).__name__ for _, event in read_events(folder.journal)]
+    rejected, kept = told.count("GroupRejected"), told.count("VerdictsArrived")
+    assert kept == STEPS * GROUPS
+    assert 0.3 < calibrate(folder, refilling).rates.rejected == rejected / (rejected + kept) < 0.7
 
 
 def test_a_given_rate_wins_over_a_measured_one():

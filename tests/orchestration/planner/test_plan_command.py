@@ -45,11 +45,11 @@ def answer(**changes) -> Answer:
 
 
 def test_the_grid_starts_from_what_the_run_says(plan: RunPlan):
-    """1, 2 and 4 times its workers, 1 and 2 times its ranks, its staleness and 0, no drafts where it has none."""
+    """1, 2 and 4 times its workers, 1 and 2 times its ranks, its staleness, one more and 0; it has no drafts."""
     found = combinations(plan)
     assert {one.workers for one in found} == {1, 2, 4}
     assert {one.ranks for one in found} == {1, 2}
-    assert {one.staleness for one in found} == {0, 1}
+    assert {one.staleness for one in found} == {0, 1, 2}
     assert not any(one.speculation for one in found)
 
 

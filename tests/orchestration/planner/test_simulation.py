@@ -5,6 +5,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from orchestration import events
+from orchestration.planner.answer import simulate, steady
 from orchestration.planner.rates import Lengths, Rates
 from orchestration.planner.simulation import Setting, Simulation
 from orchestration.scheduler import Scheduler
@@ -33,6 +35,7 @@ def setting(*, rates: dict | None = None, **changes) -> Setting:
         "eval_at_start": True,
         "eval_at_end": False,
         "checkpoint_every": 0,
+        "refills": 0,
     }
     given = {name: changes.pop(name) for name in list(changes) if name in pacing}
     world = {"workers": 1, "ranks": 1, "group_size": 4, "longest": 50, "running": 100, "capacity": 1000}
@@ -61,7 +64,8 @@ def test_a_synchronous_step_is_the_sum_of_its_parts():
     simulation = simulated(setting())
     assert times(simulation) == pytest.approx([4.0 + i * SYNCHRONOUS_STEP_S for i in range(6)])
     assert [step.rollout_busy_s for step in simulation.steps] == pytest.approx([2.0 * (i + 1) for i in range(6)])
-    assert [step.learner_busy_s for step in simulation.steps] == pytest.approx([1.5 * (i + 1) for i in range(6)])
+    learner_s = [1.5 * (i + 1) + 0.125 * i for i in range(6)]
+    assert [step.learner_busy_s for step in simulation.steps] == pytest.approx(learner_s)
     assert {(step.oldest, step.mean_age) for step in simulation.steps} == {(0, 0.0)}
 
 
@@ -97,6 +101,47 @@ def test_verifiers_judge_one_group_after_the_other():
     """8 verdicts/s: the groups of four end together, the first is judged after 0.5 s, the second after 1 s."""
     simulation = simulated(setting(total_steps=1, rates={"verdicts_per_s": 8.0}))
     assert times(simulation) == pytest.approx([2.0 + 1.0 + 0.5 + 1.5])
+
+
+class Publications(Simulation):
+    """Remembers when versions were confirmed."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.published: list[float] = []
+
+    def _tell(self, event: events.Event) -> None:
+        if isinstance(event, events.WeightsPublished):
+            self.published.append(self.now)
+        super()._tell(event)
+
+
+def test_weights_wait_for_the_prompts_that_an_engine_reads():
+    """S = 1, 0.1 s a prompt: one publication lets go group 2 of 2 with its prompts until 0.4 s after it; were another
+    version there 0.2 s after, it would be confirmed after 0.4 s."""
+    rates = {"prefill_s": 0.1, "learner_fixed_s": 0.0, "learner_tokens_per_s": 1600.0, "snapshot_s": 0.0}
+    rates |= {"transfer_s": 0.05, "pause_s": 0.05}
+    simulation = Publications(setting(max_staleness=1, groups_per_step=1, total_steps=4, rates=rates))
+    simulation.run()
+    # Groups 0 and 1: eight prompts, then 20 tokens at 0.1 s, and 0.5 s for the verdict. Step 0 takes 80 / 1600 s.
+    first = 0.8 + 2.0 + 0.5 + 0.05
+    # Version 1 is confirmed 0.05 s later, when step 1 is trained; version 2 finds the prompts of group 2 being read.
+    published = first + 0.05 + 0.4 + 0.05
+    # Group 2 draws nothing until then, nor while those of group 3 are read.
+    third = published + 0.4 + 2.0 + 0.5 + 0.05
+    assert times(simulation) == pytest.approx([first, first + 0.05, third, third + 0.05])
+    assert simulation.published[:2] == pytest.approx([first + 0.05, published])
+
+
+def test_rejected_groups_are_drawn_again():
+    """With half of the groups rejected and as many refills as one likes, two are drawn for each one trained; refused
+    refills cost nothing."""
+    changes = {"total_steps": 60, "max_staleness": 0, "rates": {"rejected": 0.5}}
+    plain, refilled = (simulated(setting(refills=refills, **changes)) for refills in (0, 20))
+    drawn = [simulation.steps[-1].tokens_drawn / sum(simulation.trained_tokens) for simulation in (plain, refilled)]
+    assert drawn[0] == pytest.approx(1.0)
+    assert drawn[1] == pytest.approx(2.0, rel=0.15)
+    assert len(refilled.trained_tokens) == 120
 
 
 def test_an_evaluation_shares_the_engines_and_holds_back_the_publication():
@@ -135,8 +180,27 @@ def test_lost_workers_cost_time_and_no_group():
     assert len(rough.trained_tokens) == len(calm.trained_tokens) == 240
 
 
+@pytest.mark.parametrize(
+    ("steps", "max_staleness", "expected"),
+    [(40, 0, (10, 39)), (40, 1, (10, 38)), (41, 1, (10, 38)), (40, 2, (10, 37)), (1, 3, (-1, 0)), (4, 3, (1, 3))],
+)
+def test_the_steady_part_of_a_run(steps: int, max_staleness: int, expected: tuple[int, int]):
+    """Without the quarter in which it fills and the steps in which it drains, in whole bursts; all that is there of a
+    run that is too short for that."""
+    assert steady(steps, max_staleness) == expected
+
+
+def test_the_pace_that_is_foretold_is_that_of_a_long_run():
+    """S = 2 and slow rollouts of one length: three steps come at once, in a run of 20 steps as in one of 200."""
+    changes = {"max_staleness": 2, "rates": {"learner_fixed_s": 0.1}}
+    short, long = (
+        simulate(setting(total_steps=steps, **changes), total_steps=steps, gpus_per_worker=1) for steps in (20, 200)
+    )
+    assert short.steps_per_hour == pytest.approx(long.steps_per_hour, rel=0.02)
+
+
 settings = st.builds(
-    lambda staleness, publish, spread, verdicts, losses, pause, **rest: setting(
+    lambda staleness, publish, spread, verdicts, losses, pause, prefill, rejected, **rest: setting(
         max_staleness=staleness,
         publish_every=min(publish, staleness + 1),
         rates={
@@ -145,6 +209,8 @@ settings = st.builds(
             "verdicts_per_s": verdicts,
             "hours_between_losses": losses,
             "pause_s": pause,
+            "prefill_s": prefill,
+            "rejected": rejected,
             "restart_s": 1.0,
         },
         evaluated_tasks=2,
@@ -157,6 +223,9 @@ settings = st.builds(
     verdicts=st.sampled_from([None, 5.0, 50.0]),
     losses=st.sampled_from([None, 0.01]),
     pause=st.sampled_from([0.0, 0.2]),
+    prefill=st.sampled_from([0.0, 0.1]),
+    rejected=st.sampled_from([0.0, 0.3]),
+    refills=st.integers(0, 2),
     workers=st.integers(1, 4),
     running=st.integers(1, 12),
     group_size=st.integers(2, 5),
@@ -184,7 +253,8 @@ def test_what_holds_for_every_run(chosen: Setting):
         previous = totals
         assert 0 <= step.mean_age <= step.oldest <= pacing.max_staleness
         assert step.learner_busy_s <= step.at_s + 1e-9
-        assert step.rollout_busy_s <= step.at_s * chosen.workers + 1e-6
+        prompts_s = chosen.rates.prefill_s * chosen.running  # which count when they begin to be read
+        assert step.rollout_busy_s <= (step.at_s + prompts_s) * chosen.workers + 1e-6
     assert simulation.steps[-1].tokens_drawn >= sum(simulation.trained_tokens) - 1e-6
 
 
