@@ -35,7 +35,7 @@ from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.control import controller_of
 from rollout.draw.temperature import Fixed
 from rollout.draw.truncation import TopW, Truncation
-from rollout.strategies import HIDDEN, Circumstances, Plain
+from rollout.strategies import HIDDEN, OTHER_MODEL, Circumstances, Plain
 
 CONF = Path(__file__).parent.parent / "conf"
 TARGET = "_target_"
@@ -255,6 +255,11 @@ def check(plan: RunPlan) -> None:
         raise ConfigError(
             f"run.restarts={plan.run.restarts} starts a lost run again from its newest checkpoint, and"
             " run.checkpoint_every=0 writes none before the end: set it to a number of steps"
+        )
+    if plan.rollout.sleep and (plan.run.max_staleness or plan.strategy.needs & {OTHER_MODEL}):
+        raise ConfigError(
+            "rollout.sleep=true lets engines and learner take turns: set run.max_staleness=0, and take no strategy with"
+            " a second model, which does not sleep"
         )
     if plan.run.publish_every > plan.run.max_staleness + 1:
         raise ConfigError(

@@ -226,6 +226,8 @@ class RunLoop:
                 f"step {action.step} was given a token of version {oldest}, which is older than"
                 f" run.max_staleness={self.plan.run.max_staleness} allows"
             )
+        if self.plan.rollout.sleep:  # the publication that follows wakes them
+            await asyncio.gather(*(self._sleep(worker) for worker in self.workers.values()))
         report: StepReport = await self.services.learner.train(batch)
         for controller in self.controllers.values():
             if (stats := entropy_stats(batch, controller.quantile)) is not None:
@@ -363,6 +365,8 @@ class RunLoop:
                 metrics[name] = await worker.metrics()
             except WorkerFailure as failure:
                 self._worker_failed(failure)
+
+        await asyncio.gather(*(ask(name, worker) for name, worker in self.workers.items()))
         return metrics
 
     async def _next_event(self) -> events.Event:

@@ -99,15 +99,20 @@ class RayRollout:
         return await self._call("abort", group_id, deadline_s=self._config.health_deadline_s)
 
     async def update_weights(self, publication: Publication, payload: Any) -> WeightConfirmation:
-        return await self._call(
-            "update_weights",
-            publication.version,
-            publication.checksum,
-            publication.probe_ids,
-            publication.probe_entropy,
-            payload,
-            deadline_s=self._config.request_deadline_s,
+        return await self._watched(
+            self._service.call(
+                "update_weights",
+                publication.version,
+                publication.checksum,
+                publication.probe_ids,
+                publication.probe_entropy,
+                payload,
+                deadline_s=self._config.request_deadline_s,
+            )
         )
+
+    async def sleep(self) -> None:
+        await self._call("sleep", deadline_s=self._config.request_deadline_s)
 
     async def hidden_state(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
         """See `rollout.engine.Engine`."""

@@ -310,6 +310,8 @@ class Scheduler:
     def _evaluate_if_due(self) -> None:
         if self._evaluating is not None or self._publishing is not None or not self._evaluation_is_due():
             return
+        if self.config.take_turns and self._training is not None:
+            return
         if workers := self._fleet.synced:
             self._evaluating = self._published
             self._out.append(actions.Evaluate(version=self._published, workers=workers))
@@ -327,6 +329,8 @@ class Scheduler:
 
     def _train_if_ready(self) -> None:
         if self._training is not None or self._trained == self.config.total_steps:
+            return
+        if self.config.take_turns and self._evaluating is not None:
             return
         first = self._admission.first_group(self._trained)
         if self._book.scored_upto - first < self.config.groups_per_step:

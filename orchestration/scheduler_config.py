@@ -17,6 +17,7 @@ class SchedulerConfig:
     checkpoint_every: int  # one is written at the end and on a stop in any case
     max_retries: int = 3  # of one task, and of one evaluation
     refills: int = 0  # tasks that a group may take in place of rejected ones
+    take_turns: bool = False  # nothing is drawn while a step is trained, by evaluations neither; synchronous runs only
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -31,6 +32,8 @@ class SchedulerConfig:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if self.take_turns and self.max_staleness:
+            raise ValueError(f"take_turns needs max_staleness=0, got {self.max_staleness}")
         if self.publish_every > self.max_staleness + 1:
             raise ValueError(
                 f"publish_every={self.publish_every} with max_staleness={self.max_staleness} would wait for itself:"

@@ -20,6 +20,9 @@ class RolloutService(Protocol):
 
     async def update_weights(self, publication: Publication, payload: Any) -> WeightConfirmation: ...
 
+    async def sleep(self) -> None:
+        """Give the memory of the GPU up until the next `update_weights`."""
+
     async def metrics(self) -> EngineMetrics: ...
 
 

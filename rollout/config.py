@@ -66,6 +66,7 @@ class RolloutConfig:
     # engine fetches them from the learner's memory, over NCCL between GPUs and gloo between CPUs.
     transport: Literal["shared_memory", "shared_files", "cuda_ipc", "broadcast"] = "shared_memory"
     transport_folder: str | None = None  # for shared_files, this run's own; null: `weights` in the run's folder
+    sleep: bool = False  # give a shared GPU's memory to the learner while it trains; needs run.max_staleness=0
     threads: int = 1  # CPU threads per engine
     num_gpus: float = 0.0  # GPUs Ray reserves per engine
     start_deadline_s: float = 600.0

@@ -1,4 +1,4 @@
-"""The seam between the rollout worker and what generates: seven methods, implemented by two vLLM engines."""
+"""The seam between the rollout worker and what generates: eight methods, implemented by two vLLM engines."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -28,6 +28,12 @@ class Engine(Protocol):
 
     async def update_weights(self, update: WeightUpdate) -> WeightConfirmation:
         """Swap weights between two engine steps. Raises WeightUpdateError unless checksum and probe agree."""
+
+    async def sleep(self) -> None:
+        """Give up the GPU's memory until the next `update_weights`: weights go to the host, keys and values vanish.
+
+        Raises RequestError while a group is generated. Without a GPU nothing is given up, and the rest is the same.
+        """
 
     async def metrics(self) -> EngineMetrics: ...
 

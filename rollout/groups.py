@@ -81,6 +81,14 @@ class Groups:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def check_idle(self) -> None:
+        """Raises RequestError while there is a group: what is about to happen would drop it."""
+        if self._groups:
+            raise RequestError(
+                f"{len(self._groups)} groups are being generated, and the engine is asked to sleep: wait for them, or"
+                " abort them"
+            )
+
     async def abort(self, group_id: str) -> int:
         """End the group's responses now; its iterator yields what they have. Returns how many; 0: no such group."""
         group = self._groups.get(group_id)

@@ -124,6 +124,10 @@ class RolloutWorker:
         log.info("%s draws with v%d (probe error %.1e nats)", self._name, version, confirmation.probe_error)
         return confirmation
 
+    async def sleep(self) -> None:
+        """See `rollout.engine.Engine`."""
+        await self._engine.sleep()
+
     async def hidden_state(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
         """float32 [hidden size] of the policy behind a prompt, for whoever trains a probe on them."""
         return await self._engine.hidden_state(prompt_ids)

@@ -117,6 +117,8 @@ def _is_drafting(name: str, shape: dict) -> bool:
     return "mtp" in name or behind
 
 
+SLEEP_LEVEL = 1  # weights are kept on the host: an update that is refused must leave the version there was
+
 # Where the draw is installed, by rollout.model_runner.
 SEAMS = {
     "v1": {
@@ -156,6 +158,7 @@ def engine_arguments(config: RolloutConfig, drafting: SpeculativeConfig, model: 
         "block_size": CPU_BLOCK_TOKENS if current_platform.is_cpu() else None,
         "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
         "enforce_eager": config.enforce_eager,
+        "enable_sleep_mode": config.sleep and current_platform.is_sleep_mode_available(),
         "enable_prefix_caching": config.prefix_caching,
         "tensor_parallel_size": config.tensor_parallel,
         "logprobs_mode": "processed_logprobs",

@@ -49,8 +49,19 @@ class FakeWorker:
         self.version = -1
         self.served = 0
         self.dead = False
+        self.asleep = False
+        self.drawing = 0
 
     async def generate(self, request):
+        assert not self.asleep, "it was not woken by new weights"
+        self.drawing += 1
+        try:
+            async for rollout in self._draw(request):
+                yield rollout
+        finally:
+            self.drawing -= 1
+
+    async def _draw(self, request):
         self.served += 1
         self.services.requests.append(request)
         if self.served == self.services.die_at.get(self.name):
@@ -85,6 +96,7 @@ class FakeWorker:
         if self.dead:
             raise WorkerFailure(f"{self.name} died", worker=self.name, died=True)
         self.version = publication.version
+        self.asleep = False
         claimed = publication.version - self.services.confirms_behind
         return WeightConfirmation(
             worker=self.name,
@@ -96,6 +108,11 @@ class FakeWorker:
             seconds=0.0,
             paused_s=0.0,
         )
+
+    async def sleep(self):
+        assert not self.drawing, "asleep in the middle of a response"
+        self.asleep = True
+        self.services.slept += 1
 
     async def metrics(self):
         return EngineMetrics(
@@ -178,12 +195,15 @@ class FakeServices:
         self.learner = FakeLearner(version)
         self.verifier = FakeVerifier(status, hangs)
         self.started = 0
+        self.workers: list[FakeWorker] = []
         self.requests = []  # all of them, those of evaluations too
         self.stacks_dumped = False
+        self.slept = 0
 
     async def start_rollout_worker(self):
         self.started += 1
-        return FakeWorker(f"rollout-{self.started - 1}", self)
+        self.workers.append(FakeWorker(f"rollout-{self.started - 1}", self))
+        return self.workers[-1]
 
     def dump_stacks(self):
         self.stacks_dumped = True
@@ -196,12 +216,12 @@ class Silent:
         return lambda *arguments: None
 
 
-def plan_of(**run) -> SimpleNamespace:
+def plan_of(sleep=False, **run) -> SimpleNamespace:
     settings = {"steps": 6, "groups_per_step": 3, "group_size": 2, "max_staleness": 1, "self_check": False, **run}
     return SimpleNamespace(
         run=RunConfig(**settings),
         eval=EvaluationConfig(every=2, tasks=2, samples=2),
-        rollout=RolloutConfig(workers=2),
+        rollout=RolloutConfig(workers=2, sleep=sleep),
         seed=0,
         temperature=Fixed(),
         truncation=Truncation(),

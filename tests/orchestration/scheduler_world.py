@@ -102,6 +102,7 @@ class World:
                     assert version == self.published
                     assert workers
                     assert all(self.engines[worker] == version for worker in workers)
+                    assert not (self.config.take_turns and self.training), "not their turn"
                     self.evaluating = version
                 case actions.Checkpoint(version=version, state=state):
                     assert version == state.version == self.learner
@@ -149,6 +150,7 @@ class World:
         if self.config.max_staleness == 0:
             in_flight = [*self.running, *self.taken_up, *self.scoring]
             assert (set(ages), in_flight) == ({0}, []), "not synchronous"
+        assert not self.config.take_turns or self.evaluating is None, "not its turn"
         self.consumed += size
         self.training = action.groups
 
@@ -301,7 +303,8 @@ class World:
         )
         oldest = list(self.tasks)[self.consumed : self.consumed + size]
         ready = len(oldest) == size and self.scored.issuperset(oldest)
-        assert self.training is not None or not ready, "an idle learner, and a step's groups are scored"
+        busy = self.training is not None or (config.take_turns and self.evaluating is not None)
+        assert busy or not ready, "an idle learner, and a step's groups are scored"
 
     def run_to_the_end(self) -> None:
         """Let everything that is outstanding happen, oldest first, without further trouble."""

@@ -204,3 +204,17 @@ def test_a_policy_that_knows_everything_still_ends_its_run(tmp_path):
     plan.algorithm.refill = True
     assert len(run(tmp_path, plan, services)[1]) == 3
     assert len({request.group_id for request in services.requests if request.trained}) == 9
+
+
+def test_engines_sleep_while_the_learner_works(tmp_path):
+    """Every engine, in every step, evaluations waiting for their turn; the publication that follows wakes them."""
+    services = FakeServices()
+    train = services.learner.train
+
+    async def train_alone(batch):
+        assert all(worker.asleep for worker in services.workers)
+        return await train(batch)
+
+    services.learner.train = train_alone
+    report, trained = run(tmp_path, plan_of(sleep=True, max_staleness=0), services)
+    assert (report.completed, len(trained), services.slept) == (True, 18, 12)

@@ -14,11 +14,16 @@ from orchestration.scheduler import SchedulerConfig
 from tests.orchestration.scheduler_world import World
 
 configs = st.builds(
-    lambda staleness, publish, **rest: SchedulerConfig(
-        max_staleness=staleness, publish_every=min(publish, staleness + 1), max_retries=3, **rest
+    lambda staleness, publish, turns, **rest: SchedulerConfig(
+        max_staleness=staleness,
+        publish_every=min(publish, staleness + 1),
+        take_turns=turns and not staleness,
+        max_retries=3,
+        **rest,
     ),
     staleness=st.integers(0, 3),
     publish=st.integers(1, 4),
+    turns=st.booleans(),
     groups_per_step=st.integers(1, 3),
     total_steps=st.integers(1, 7),
     eval_every=st.integers(0, 3),

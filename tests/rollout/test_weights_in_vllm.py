@@ -20,9 +20,9 @@ from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.distribution import entropy
 from rollout.draw.temperature import Fixed
 from rollout.errors import EngineLostError, WeightUpdateError
-from rollout.messages import Rollout, Taken
+from rollout.messages import FinishReason, Rollout, Taken
 from tests.models import random_mtp_policy
-from tests.rollout.engines import Running, ask, recompute, recorded_errors, started, update, update_of
+from tests.rollout.engines import DEADLINE_S, Running, ask, recompute, recorded_errors, started, update, update_of
 
 SLOW = pytest.mark.slow
 GROUPS, GROUP_SIZE, TOKENS = 4, 8, 400
@@ -236,6 +236,28 @@ def test_an_adapter_alone_gives_what_peft_computes(running):
 def probe_of_model(model: torch.nn.Module) -> tuple[tuple[int, ...], float]:
     prompt = (3, 1, 4, 1, 5)
     return prompt, float(entropy(model(torch.tensor([prompt])).logits[0, -1]))
+
+
+def test_an_engine_sleeps_until_new_weights_come(running):
+    """Refused while it draws, which it goes on with; asleep, the next update wakes it, and it draws with that."""
+
+    async def in_the_middle() -> list[Rollout]:
+        drawing = asyncio.create_task(running.group(ask("in the middle", Fixed(), n=2, max_tokens=TOKENS)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(WorkerFailure, match="1 groups are being generated, and the engine is asked to sleep"):
+            await running.worker.call("sleep", deadline_s=DEADLINE_S)
+        return await drawing
+
+    assert all(rollout.finish_reason is not FinishReason.ABORT for rollout in running.wait(in_the_middle()))
+    running.wait(running.worker.call("sleep", deadline_s=DEADLINE_S))
+    new = moved(running.policy, 8)
+    running.wait(update(running, update_of(new, 95, drafting_layers(running))))
+    running.policy = new
+    request = ask("awake", Fixed(), n=2)
+    [rollouts] = running.generate(request)
+    for rollout in rollouts:
+        assert [span.version for span in rollout.spans] == [95]
+        assert max(recorded_errors(new, rollout, request)) < 1e-4
 
 
 def test_an_engine_whose_weights_are_in_doubt_draws_no_more(running):
