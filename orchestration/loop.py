@@ -39,9 +39,9 @@ from orchestration.self_check import coarser, self_check
 from orchestration.services import RolloutService, Services, whole_group
 from orchestration.tasks.task import Task
 from orchestration.telemetry import Telemetry
+from orchestration.workers import Workers
 from rollout.draw.control import controller_of
-from rollout.errors import RolloutError
-from rollout.messages import EngineMetrics, GroupRequest, WeightConfirmation
+from rollout.messages import GroupRequest
 from rollout.strategies import SECOND_TEMPERATURE
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class RunLoop:
         self.heldout = plan.task.heldout_tasks(plan.eval.tasks)
         self.events: asyncio.Queue[events.Event | BaseException] = asyncio.Queue()
         self.groups: dict[int, Group] = {}
-        self.workers: dict[str, RolloutService] = {}
+        self.workers = Workers(services, self._worker_lost)
         self.published: tuple[Publication, Any] | None = None  # the newest snapshot, for workers that join late
         self.started_from = -1  # the version this process began with
         self._running: set[asyncio.Task] = set()
@@ -167,7 +167,7 @@ class RunLoop:
         try:
             rollouts = await whole_group(worker.generate(request))
         except WorkerFailure as failure:
-            self._worker_failed(failure)
+            self.workers.failed(failure)
             return
         if not self.scheduler.is_current(action.group, action.attempt):
             return
@@ -227,13 +227,13 @@ class RunLoop:
                 f" run.max_staleness={self.plan.run.max_staleness} allows"
             )
         if self.plan.rollout.sleep:  # the publication that follows wakes them
-            await asyncio.gather(*(self._sleep(worker) for worker in self.workers.values()))
+            await self.workers.sleep()
         report: StepReport = await self.services.learner.train(batch)
         for controller in self.controllers.values():
             if (stats := entropy_stats(batch, controller.quantile)) is not None:
                 controller.observe(stats)
         metrics = batch_metrics(groups, self.rewards) | (self.rejected.metrics() if self.rejected else {})
-        self.telemetry.step(report, metrics, await self._engine_metrics())
+        self.telemetry.step(report, metrics, await self.workers.metrics())
         self._post(events.StepTrained(version=report.version))
 
     async def publish(self, action: actions.Publish) -> None:
@@ -245,7 +245,7 @@ class RunLoop:
             raise SchedulerError(f"the learner published version {version}, asked for was {action.version}")
         self.telemetry.sending_started()
         answers = await asyncio.gather(
-            *(self._send_weights(self.workers[name]) for name in action.workers if name in self.workers)
+            *(self.workers.send(worker, *self.published) for worker in self.workers.those(action.workers))
         )
         self.telemetry.published([answer for answer in answers if answer is not None])
         self._post(events.WeightsPublished(version=version))
@@ -253,20 +253,20 @@ class RunLoop:
     async def sync_worker(self, action: actions.SyncWorker) -> None:
         """Bring a worker that joined late to the published version."""
         worker = self.workers.get(action.worker)
-        if worker is None or (answer := await self._send_weights(worker)) is None:
+        if worker is None or (answer := await self.workers.send(worker, *self.published)) is None:
             return
         version = answer.version
         if self.plan.run.self_check and version == self.started_from:  # later, weights move under the comparison
             try:
                 await self._self_check(worker)
             except WorkerFailure as failure:
-                self._worker_failed(failure)
+                self.workers.failed(failure)
                 return
         self._post(events.WorkerSynced(worker=action.worker, version=version))
 
     async def evaluate(self, action: actions.Evaluate) -> None:
         """Run held-out tasks at one pinned version beside training; results go to the monitor only."""
-        workers = [self.workers[name] for name in action.workers if name in self.workers]
+        workers = self.workers.those(action.workers)
         if not workers:
             self._post(events.EvaluationFailed(version=action.version, reason="all its workers died"))
             return
@@ -283,7 +283,7 @@ class RunLoop:
                 label=str(action.version),
             )
         except WorkerFailure as failure:
-            self._worker_failed(failure)
+            self.workers.failed(failure)
             self._post(events.EvaluationFailed(version=action.version, reason=str(failure)))
             return
         self.telemetry.evaluation(action.version, result)
@@ -306,10 +306,14 @@ class RunLoop:
     # Below: workers that come and go, and the plumbing between coroutines and the queue.
 
     async def _start_worker(self) -> None:
-        worker = await self.services.start_rollout_worker()
-        self.workers[worker.name] = worker
+        worker = await self.workers.start()
         # An engine starts from the model folder, which no version describes: it is always synchronised first.
         self._post(events.WorkerJoined(worker=worker.name, version=-1, capacity=worker_capacity(self.plan)))
+
+    def _worker_lost(self, failure: WorkerFailure) -> None:
+        self.telemetry.problem(f"{failure.worker} died; a new worker is starting and its groups will run again")
+        self._post(events.WorkerLost(worker=failure.worker))
+        self._spawn(self._start_worker())
 
     async def _self_check(self, worker: RolloutService) -> None:
         """Raises SelfCheckError, which stops the run."""
@@ -324,50 +328,6 @@ class RunLoop:
         )
         if report is not None:
             log.info("%s passed its self-check: %s", worker.name, report)
-
-    def _worker_failed(self, failure: WorkerFailure) -> None:
-        """A dead worker is reported once and replaced; one that lives but failed is a fault that stops the run."""
-        if not failure.died:
-            raise failure
-        if self.workers.pop(failure.worker, None) is not None:
-            log.warning("%s; its groups run again on another worker", failure)
-            self.telemetry.problem(f"{failure.worker} died; a new worker is starting and its groups will run again")
-            self._post(events.WorkerLost(worker=failure.worker))
-            self._spawn(self._start_worker())
-
-    async def _send_weights(self, worker: RolloutService) -> WeightConfirmation | None:
-        """The worker's word, which is right; or None where it died (which is then reported)."""
-        publication, payload = self.published
-        try:
-            confirmation = await worker.update_weights(publication, payload)
-        except WorkerFailure as failure:
-            self._worker_failed(failure)
-            return None
-        if (confirmation.version, confirmation.checksum) != (publication.version, publication.checksum):
-            raise RolloutError(
-                f"{worker.name} confirmed v{confirmation.version} ({confirmation.checksum}) but was sent"
-                f" v{publication.version} ({publication.checksum})"
-            )
-        return confirmation
-
-    async def _sleep(self, worker: RolloutService) -> None:
-        try:
-            await worker.sleep()
-        except WorkerFailure as failure:
-            self._worker_failed(failure)
-
-    async def _engine_metrics(self) -> dict[str, EngineMetrics]:
-        """Of all workers at once: those that are cut off are waited for together."""
-        metrics = {}
-
-        async def ask(name: str, worker: RolloutService) -> None:
-            try:
-                metrics[name] = await worker.metrics()
-            except WorkerFailure as failure:
-                self._worker_failed(failure)
-
-        await asyncio.gather(*(ask(name, worker) for name, worker in self.workers.items()))
-        return metrics
 
     async def _next_event(self) -> events.Event:
         deadline_s = self.plan.run.stall_deadline_s
