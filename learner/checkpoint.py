@@ -4,8 +4,8 @@
     learner.json          version, controllers, optimizer steps, and the model folder the run started from
     random-<rank>.pt      where each rank's random numbers are; a rank that has none starts as in a new run
 
-Tensors are written by rank 0, one after the other as they are gathered, and read by every rank. Weights that are not
-trained are those of the model folder.
+Tensors are gathered one after the other, written by rank 0 (learner/writing.py) and read by all ranks. Weights that are
+not trained are those of the model folder.
 """
 
 import json
@@ -26,36 +26,20 @@ STATE = "learner.json"
 RANDOM = "random-{rank}.pt"
 
 
-def write(
-    folder: Path | None, state: Mapping[str, Any], shapes: Mapping[str, Tensor], values: Iterable[Tensor]
-) -> None:
-    """Write `values`, whose names, shapes and types `shapes` lists in their order; without a folder only take them.
+def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterable[Tensor]) -> None:
+    """Write `values`, whose names, shapes and types `shapes` lists in their order.
 
-    Raises OSError, but takes every value first: other ranks help to make each and would wait for ever.
+    Raises OSError, but takes every value first: other ranks may help to make each, and would wait for ever.
     """
-    failure = None
-    file = None
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / STATE).write_text(json.dumps(state, indent=1))
-            file = (folder / TENSORS).open("wb")
-            file.write(layout(shapes, {})[0])
-        except OSError as error:
-            failure = error
-    for value in values:
-        if file is not None and failure is None:
-            try:
-                file.write(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-            except OSError as error:
-                failure = error
+    values = iter(values)
     try:
-        if file is not None:
-            file.close()
-    except OSError as error:
-        failure = failure or error
-    if failure is not None:
-        raise failure
+        with path.open("wb") as file:
+            file.write(layout(shapes, {})[0])
+            for value in values:
+                file.write(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    finally:
+        for _ in values:
+            pass
 
 
 @contextmanager
@@ -85,11 +69,15 @@ def check_shapes(folder: Path, tensors: Any, expected: Mapping[str, Tensor]) -> 
         )
 
 
-def write_random_state(folder: Path, rank: int) -> None:
-    """Raises OSError."""
-    state = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+def random_state() -> dict[str, Tensor | None]:
+    """Where the random numbers of this process are."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """What torch.load(weights_only=True) reads. Raises OSError."""
     try:
-        torch.save(state, folder / RANDOM.format(rank=rank))
+        torch.save(state, path)
     except RuntimeError as error:  # what torch makes of a full disk
         raise OSError(str(error)) from error
 

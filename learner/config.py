@@ -30,6 +30,7 @@ class LearnerConfig:
     activation_checkpointing: bool = False  # layers compute their activations twice and keep those of one layer only
     adapter: Any = None  # an Adapter of learner.adapters: it alone is trained; None: all parameters are
     drafter: Any = None  # an OnlineDrafter: the drafter is trained too, beside the policy; None: it stays as it is
+    copy_checkpoints: bool = True  # into rank 0's host memory, and training goes on while they are written
     minibatches: int = 1  # optimizer steps per train batch; above 1, one extra pass without gradient gives lp_old
     # "forest" computes each distinct prefix of a micro-batch once, "padded" is one row per sequence; "auto" takes the
     # first where a check at start-up finds both equal for this architecture.

@@ -4,6 +4,7 @@ DeepSpeed divides gradients by the number of ranks; the objective's shares add u
 What its optimizers hold of a parameter is known in masters.py, what a checkpoint looks like in checkpoint.py.
 """
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from learner import checkpoint
 from learner.config import LearnerConfig
 from learner.masters import KINDS, Masters
+from learner.writing import Writing
 
 STEPS = "optimizer_steps"  # beside what the caller saves
 BUFFER = "buffer"
@@ -129,18 +131,21 @@ class Engine:
             return nullcontext()
         return deepspeed.zero.GatheredParameters(list(self.engine.module.parameters()))
 
-    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Write `state`, as JSON, and everything that is trained; all ranks call it, rank 0 writes. Raises OSError."""
-        trained, buffers = self._trained(), self._buffers()
+    def save(self, folder: Path, state: Mapping[str, Any], writing: Writing) -> None:
+        """Write `state`, as JSON, and everything that is trained; all ranks call it, rank 0 writes."""
+        trained, buffers, shapes = self._trained(), self._buffers(), self._shapes()
         values = (
             self.masters.whole(trained[name], kind) if kind in KINDS else buffers[name]
-            for kind, _, name in (key.partition("/") for key in self._shapes())
+            for kind, _, name in (key.partition("/") for key in shapes)
         )
-        state = {**state, STEPS: self.masters.steps}
-        try:
-            checkpoint.write(folder if torch.distributed.get_rank() == 0 else None, state, self._shapes(), values)
-        finally:
-            torch.distributed.barrier()  # no rank reads what rank 0 has not finished
+        if torch.distributed.get_rank() > 0:
+            for _ in values:  # each is gathered from all ranks
+                pass
+            return
+        text = json.dumps({**state, STEPS: self.masters.steps}, indent=1)
+        held = writing.hold_each(values)
+        writing.add(folder / checkpoint.TENSORS, lambda path: checkpoint.write_tensors(path, shapes, held))
+        writing.add(folder / checkpoint.STATE, lambda path: path.write_text(text))
 
     def load(self, folder: Path) -> dict[str, Any]:
         """The `state` given to `save`, by any number of ranks at any ZeRO stage.

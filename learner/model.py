@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from learner.adapters.merge import merged_weights
 from learner.drafter.files import carry_drafter
 from learner.errors import ModelError
+from learner.writing import Writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,15 +54,19 @@ def vocabulary_of(path: str | Path) -> int:
         raise ModelError(f"transformers cannot read the config of a language model in {path}: {error}") from error
 
 
-def export_model(model: "PreTrainedModel", source: str | Path, folder: str | Path) -> None:
+def export_model(model: "PreTrainedModel", source: str | Path, folder: Path, writing: Writing) -> None:
     """Write weights, config and the tokenizer files of `source` as a Hugging Face folder that any tool can load.
 
     Adapters are merged. Raises ModelError for those that are no weight matrix.
     """
-    folder = Path(folder)
-    model.save_pretrained(folder, state_dict=merged_weights(model))
-    for file in Path(source).iterdir():
+    weights = writing.hold(merged_weights(model))
+    writing.add(folder, lambda path: _write_model(model, weights, Path(source), path))
+
+
+def _write_model(model: "PreTrainedModel", weights: dict[str, Tensor], source: Path, folder: Path) -> None:
+    model.save_pretrained(folder, state_dict=weights)  # of `model` itself, only what training leaves alone is read
+    for file in source.iterdir():
         copied = file.is_file() and file.suffix not in WEIGHT_SUFFIXES and not file.name.endswith(".index.json")
         if copied and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
-    carry_drafter(Path(source), folder)
+    carry_drafter(source, folder)

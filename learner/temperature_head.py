@@ -18,11 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from learner.batch import MicroBatch
+from learner.checkpoint import write_state
 from learner.errors import BatchError, CheckpointError, DivergedError
 from learner.forward import Policy
 from learner.measures import Measures, combine, mean_of, reduce
 from learner.objective import Counts, Objective, TokenStats
 from learner.objective.head import HeadTraining
+from learner.writing import Writing
 from rollout.draw.learned import HEAD_FILE, HEAD_PREFIX, TemperatureHead, action_logprob, z_of
 
 CHECKPOINT = "temperature_head.pt"
@@ -101,15 +103,14 @@ class HeadLearner:
         """The head's weights as the engine wants them beside the policy's, on the CPU."""
         return {HEAD_PREFIX + name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()}
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, writing: Writing) -> None:
         """Write the head into a model folder, where learner and engine look for it."""
-        file = folder / HEAD_FILE
-        file.parent.mkdir(exist_ok=True)
-        safetensors.torch.save_file({name: one.detach().cpu() for name, one in self.head.state_dict().items()}, file)
+        weights = writing.hold({name: one.cpu() for name, one in self.head.state_dict().items()})
+        writing.add(folder / HEAD_FILE, lambda path: safetensors.torch.save_file(weights, path))
 
-    def save(self, folder: Path) -> None:
-        state = {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state, folder / CHECKPOINT)
+    def save(self, folder: Path, writing: Writing) -> None:
+        state = writing.hold({"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()})
+        writing.add(folder / CHECKPOINT, lambda path: write_state(path, state))
 
     def load(self, folder: Path) -> None:
         """Raises CheckpointError where the checkpoint has no head."""

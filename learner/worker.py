@@ -5,11 +5,13 @@
                    learner.drafter trains one, a step of the drafter
     publish()      Publication + payload of the current version
     score(drawn)   what the current version says of rollouts: entropy, log-probability, place of every token
-    save / load    weights, optimizer, controllers, random state and version, continued bit for bit
+    begin_save / finish_save / load
+                   weights, optimizer, controllers, random state and version, continued bit for bit
 
 A plain class: orchestration turns it into Ray actors and calls every method on all ranks at the same time.
 """
 
+import asyncio
 import logging
 import math
 import time
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from learner import checkpoint
@@ -43,6 +46,7 @@ from learner.recompute import recompute_layers
 from learner.score import score
 from learner.step_metrics import IDLE, agreement, batch_metrics, entropy_with_untrained
 from learner.temperature_head import HeadLearner
+from learner.writing import BackgroundWriter, Writing
 from rollout.draw.fit import Drawn, Recomputed
 
 logger = logging.getLogger(__name__)
@@ -101,6 +105,7 @@ class LearnerWorker:
         self._version = 0
         self._lender = Lender()
         self._broadcaster: Broadcaster | None = None
+        self._writer = BackgroundWriter()
 
     @property
     def version(self) -> int:
@@ -155,22 +160,41 @@ class LearnerWorker:
         with self.engine.gathered():
             return self._version, score(self.policy, responses, self.config.micro_batch_tokens, self._version)
 
-    def save(self, folder: str | Path) -> None:
-        """Write everything `load` needs into `folder`; making the folder appear atomically is the caller's part."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def begin_save(self, folder: str | Path, policy: str | Path | None = None) -> None:
+        """Copy everything `load` needs and begin to write it into `folder`; and into `policy` what `export` writes.
+
+        What is written is as of now, whatever is trained meanwhile (learner/writing.py). An earlier save is waited for.
+        Making the folder appear atomically is the caller's part.
+        """
+        self._writer.wait()
+        folder, writing = Path(folder), Writing(copied=self.config.copy_checkpoints)
+        state = {"version": self._version, "controllers": self.controller_states, "model": str(self.model_path)}
+        self.engine.save(folder, state, writing)
+        random = writing.hold(checkpoint.random_state())
+        file = folder / checkpoint.RANDOM.format(rank=self.rank)
+        writing.add(file, lambda path: checkpoint.write_state(path, random))
+        if self.head is not None and self.rank == 0:
+            self.head.save(folder, writing)
+        if self.drafter is not None and self.rank == 0:
+            self.drafter.save(folder, writing)
+        if policy is not None:
+            self._export(Path(policy), writing)
+        self._writer.begin(folder, writing)
+
+    async def finish_save(self, folder: str | Path) -> dict[str, int]:
+        """When all that `begin_save` began is on disk: bytes of every file that this rank wrote, by path.
+
+        Raises CheckpointError where the disk refused. Any thread may wait for it.
+        """
+        return await asyncio.wrap_future(self._writer.begun(Path(folder)))
+
+    def save(self, folder: str | Path, policy: str | Path | None = None) -> None:
+        """Begin and finish; when it returns, any rank can load."""
         try:
-            self.engine.save(
-                folder,
-                {"version": self._version, "controllers": self.controller_states, "model": str(self.model_path)},
-            )
-            checkpoint.write_random_state(folder, self.rank)
-            if self.head is not None and self.rank == 0:
-                self.head.save(folder)
-            if self.drafter is not None and self.rank == 0:
-                self.drafter.save(folder)
-        except OSError as error:
-            raise CheckpointError(f"cannot write the learner checkpoint to {folder}: {error}") from error
+            self.begin_save(folder, policy)
+            self._writer.begun(Path(folder)).result()
+        finally:
+            dist.barrier()
 
     def load(self, folder: str | Path) -> None:
         """Continue from a checkpoint of the same model and adapter, made by any number of ranks at any ZeRO stage.
@@ -194,13 +218,18 @@ class LearnerWorker:
 
     def export(self, folder: str | Path) -> None:
         """Write weights, config and tokenizer as a Hugging Face folder; rank 0 writes, the others help to gather."""
+        writing = Writing(copied=False)
+        self._export(Path(folder), writing)
+        writing.run()
+
+    def _export(self, folder: Path, writing: Writing) -> None:
         with self.engine.gathered():
             if self.rank == 0:
-                export_model(self.policy.model, self.model_path, folder)
+                export_model(self.policy.model, self.model_path, folder, writing)
                 if self.head is not None:
-                    self.head.export(Path(folder))
+                    self.head.export(folder, writing)
                 if self.drafter is not None:
-                    self.drafter.export(Path(folder))
+                    self.drafter.export(folder, writing)
 
     def _way_out(self, folder: str | None, on_gpu: bool, address: str | None) -> Path | Lender | Broadcaster | None:
         if on_gpu:

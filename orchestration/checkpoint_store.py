@@ -1,10 +1,10 @@
 """Checkpoints on disk: a folder per version that is either complete or not there.
 
-    checkpoints/.writing-version_000020/    the learner writes here, then state.json and manifest.json
+    checkpoints/.writing-version_000020-5f2c/   the learner writes here, then state.json and manifest.json
         --fsync, rename-->
-    checkpoints/version_000020/             appears in one step
-    checkpoints/latest -> version_000020    moved in one step; what a resume starts from
-    checkpoints/best -> version_000010      of those that were evaluated, the one with the highest score
+    checkpoints/version_000020/                 appears in one step
+    checkpoints/latest -> version_000020        moved in one step; what a resume starts from
+    checkpoints/best -> version_000010          of those that were evaluated, the one with the highest score
 
 The last few are kept, and besides them the best few. A score (score.json) belongs to the folder it lies in, so it goes
 when the steps are rolled back. An evaluation may end long after later checkpoints are written: the one that it is of
@@ -19,9 +19,11 @@ import errno
 import json
 import logging
 import os
+import secrets
 import shutil
+import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,25 +71,25 @@ class CheckpointStore:
         self._tidying = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{WRITING}*"):  # of a process that was killed
-            _remove(leftover)
+            _discard(leftover)
 
     async def write(self, version: int, state: SchedulerState, save: Callable[[Path], Awaitable[None]]) -> None:
         """Call `save(folder)`, then make the folder a checkpoint. `save` is called before the first wait.
 
         So where the caller starts this before the next step, the learner is asked to save before it is asked to train.
+        The folder has a new name each time: a learner whose driver was killed may be writing to the one before.
         Raises CheckpointError when the disk is full; whatever else `save` raises passes through. In both cases nothing
         is left of the attempt, and earlier checkpoints are as they were.
         """
-        partial = self.folder / f"{WRITING}{PREFIX}{version:06d}"
+        partial = self.folder / f"{WRITING}{PREFIX}{version:06d}-{secrets.token_hex(2)}"
         try:
-            _remove(partial)
             partial.mkdir()
             await save(partial)
             await asyncio.to_thread(self._finish, partial, version, state)
         except Exception as error:
             written = _size(partial)
             full = _is_disk_full(error, self.folder)
-            _remove(partial)
+            _discard(partial)
             if not full:
                 raise
             raise CheckpointError(self._describe_full_disk(version, written)) from error
@@ -164,7 +166,7 @@ class CheckpointStore:
                 _remove(self.folder / BEST)
             kept = {*present[-self.keep_last :], *best, *self._awaited.intersection(present)}
             for version in set(self._versions()) - kept:
-                _remove(self._path(version))
+                _discard(self._path(version))
 
     def _write_score(self, version: int, value: float) -> None:
         partial = self.folder / f"{WRITING}{SCORE}"
@@ -245,6 +247,26 @@ def _sync_one(path: Path) -> None:
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def check_arrived(files: Mapping[str, int], writer: str) -> None:
+    """Raise CheckpointError unless all files that `writer` has written, of so many bytes, are seen here."""
+    for file, written in files.items():
+        path = Path(file)
+        found = f"{path.stat().st_size:,}" if path.is_file() else "none"
+        if found != f"{written:,}":
+            raise CheckpointError(
+                f"{writer} wrote {written:,} bytes to {file}, and the driver on {socket.gethostname()} finds {found}:"
+                " set run.dir to a folder on a file system that both share"
+            )
+
+
+def _discard(path: Path) -> None:
+    """Remove what nobody needs. What cannot go yet, as NFS keeps what some process has open, goes another time."""
+    try:
+        _remove(path)
+    except OSError as error:
+        log.warning("%s cannot be removed now (%s)", path, error)
 
 
 def _remove(path: Path) -> None:

@@ -24,8 +24,9 @@ from learner.messages import Publication, StepReport, TrainBatch
 from learner.worker import LearnerWorker
 from orchestration import process
 from orchestration.actor import Service
+from orchestration.checkpoint_store import check_arrived
 from orchestration.cluster import placement
-from orchestration.cluster.bundles import bundles_of, engine_bundle, rank_bundle
+from orchestration.cluster.bundles import bundles_of, engine_bundle, rank_bundle, verifier_bundle
 from orchestration.config import ClusterConfig, RunPlan
 from orchestration.errors import ConfigError, WorkerFailure
 from orchestration.locate import POLICY
@@ -252,16 +253,21 @@ class RayLearner:
             return (await self._all("score", responses))[0]
 
     async def save(self, folder: Path) -> None:
-        async with self._turn:  # around both, so that no step comes between the optimizer's weights and the policy's
-            await self._all("save", folder)
-            await self._all("export", folder / POLICY)
-
-    def _address(self) -> str:
-        """Of rank 0's host, as the other hosts of the cluster reach it."""
-        if self._services.plan.cluster.address is None:
-            return "127.0.0.1"
-        host = self._ranks[0].host
-        return next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeManagerHostname"] == host)
+        began = time.monotonic()
+        async with self._turn:
+            asked = time.monotonic()
+            await self._all("begin_save", folder, folder / POLICY)
+            copied = time.monotonic()
+        calls = (rank.call("finish_save", folder, deadline_s=self._deadline_s) for rank in self._ranks)
+        answers = await asyncio.gather(*calls, return_exceptions=True)  # nobody writes any more when one failed
+        for rank, written in zip(self._ranks, answers, strict=True):
+            if isinstance(written, BaseException):
+                raise written
+            check_arrived(written, f"{rank.name} on {rank.host}")
+        log.info(
+            "%s: the learner stood still for %.2f s, all is on disk after %.2f s",
+            *(folder, copied - asked, time.monotonic() - began),
+        )
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         return await asyncio.gather(

@@ -44,7 +44,11 @@ class LearnerService(Protocol):
         """The learner's version, and what its weights say of each response."""
 
     async def save(self, folder: Path) -> None:
-        """Write everything a resumed learner needs, and the policy as a Hugging Face folder `policy/`."""
+        """Write everything a resumed learner needs, and the policy as a Hugging Face folder `policy/`.
+
+        Both are as of when this call's turn comes. The turn ends when they are copied, so later calls run while files
+        are written; the answer comes when all are on disk.
+        """
 
 
 class Services(Protocol):

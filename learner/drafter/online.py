@@ -19,14 +19,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from learner.checkpoint import write_state
 from learner.drafter.chains import Ends, Reading, Sums, Unrolled, batches_by_size, counted_drafts, descend
-from learner.drafter.files import add_drafter, check_draftable, load_layer, tensors_of
+from learner.drafter.files import DRAFTER_FILE, add_drafter, check_draftable, load_layer, tensors_of
 from learner.drafter.layer import MtpLayer
 from learner.drafter.losses import LOSSES
 from learner.drafter.rule import DraftRule
 from learner.errors import CheckpointError, DivergedError
 from learner.forward import Policy
 from learner.messages import TrainSample
+from learner.writing import Writing
 from rollout.draw.temperature import Fixed
 from rollout.draw.truncation import Truncation
 
@@ -139,13 +141,14 @@ class DrafterLearner:
         """The layer as the engines want it, beside the policy's weights."""
         return tensors_of(self.layer, self.dtype)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, writing: Writing) -> None:
         """Write the drafter into the folder of an exported policy."""
-        add_drafter({name: tensor.cpu() for name, tensor in self.tensors().items()}, folder)
+        tensors = writing.hold({name: one.cpu() for name, one in self.tensors().items()})
+        writing.add(folder / DRAFTER_FILE, lambda path: add_drafter(tensors, path.parent))
 
-    def save(self, folder: Path) -> None:
-        state = {"layer": self.layer.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state, folder / CHECKPOINT)
+    def save(self, folder: Path, writing: Writing) -> None:
+        state = writing.hold({"layer": self.layer.state_dict(), "optimizer": self.optimizer.state_dict()})
+        writing.add(folder / CHECKPOINT, lambda path: write_state(path, state))
 
     def load(self, folder: Path) -> None:
         """Raises CheckpointError where the checkpoint has no drafter."""

@@ -8,6 +8,9 @@ v + 1, v + 2 ... will be given to other weights than those that the crash took. 
 with a token of a version above v; by induction over the resumes, what is left was drawn by the present policy's own
 ancestors alone. Whether such a draw is recent enough is the scheduler's to say (admission.py, "A resumed run").
 
+On a file system that hosts may share, nobody else can read the file while it is open: SQLite's WAL needs memory that
+all who have it open share, and without it, one process alone (sqlite.org/wal.html, section 8).
+
 Commits survive the death of the process. A loss of power may cost the last few of them (WAL with synchronous=NORMAL);
 what counts then is the checkpoint, to which `resume` goes back anyway.
 
@@ -43,6 +46,7 @@ from orchestration.journal.draws import (
     verdict_of,
     verdict_row,
 )
+from orchestration.journal.file_system import is_local
 from orchestration.journal.lock import lock
 from orchestration.journal.retention import SWEEPS, delete_draws, give_back
 from orchestration.journal.schema import INT, SCHEMA, VERSION
@@ -100,6 +104,8 @@ class Journal:
         return cls(path, lock(path.with_suffix(".lock")), keep_rollouts)
 
     def _prepare(self) -> None:
+        if not is_local(self.path.parent):  # a process of another host would ruin the index of the WAL by reading
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # so there is none but in this process's memory
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found != VERSION and self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise JournalError(

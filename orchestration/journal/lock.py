@@ -1,4 +1,8 @@
-"""One driver per run folder: a lock that ends with the process that holds it, however it ends."""
+"""One driver per run folder: a lock that ends with the process that holds it, however it ends.
+
+flock(2), because NFS carries it from host to host, and its server lets go of it some time after a host is gone
+(docs/run_folder.md, "On a shared file system").
+"""
 
 import fcntl
 import os
@@ -24,7 +28,14 @@ def lock(path: Path) -> TextIO:
         raise JournalError(
             f"the run folder {path.parent} is already driven by {holder}: wait for it, stop it, or name another folder"
         ) from error
+    except OSError as error:
+        file.close()
+        raise JournalError(
+            f"the file system of {path.parent} has no locks ({error}), so that a second driver would not be refused:"
+            " mount it with them (Lustre: -o flock), or set run.dir to another"
+        ) from error
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+    os.fsync(file.fileno())  # for drivers on other hosts to read
     return file

@@ -1,4 +1,4 @@
-"""The tables of a journal. Any SQLite tool reads them, also while the run goes on:
+"""The tables of a journal. Any SQLite tool reads them, on a local disk also while the run goes on:
 
     sqlite3 journal.sqlite "SELECT trained_step, task_index FROM groups WHERE state = 'trained' ORDER BY group_id"
 

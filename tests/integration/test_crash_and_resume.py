@@ -4,6 +4,7 @@ Draws of a real engine are not a function of seed and task (the order in which r
 killed run is compared with a learner that was never interrupted and is fed, step by step, the same groups.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.test_quickstart import DEADLINE_S, SMALL, start, steps_of, temper
+from orchestration.checkpoint_store import damage_of
+from tests.integration.test_quickstart import DEADLINE_S, SMALL, pid_of, start, steps_of, temper
 
 STEPS, SIZE = 8, 4
 REPLAY = """
@@ -109,6 +111,38 @@ def test_a_run_killed_at_random_equals_one_that_was_not(tmp_path: Path, stalenes
     weights = "model.safetensors"
     resumed = (folder / "checkpoints" / "latest" / "policy" / weights).read_bytes()
     assert resumed == (tmp_path / "replayed" / weights).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """Driver and learner die with files half written; what is there is whole, and the run ends as it should."""
+    folder = tmp_path / "run"
+    checkpoints = folder / "checkpoints"
+    options = ["run.steps=6", "run.checkpoint_every=1", "eval.at_start=false", "eval.at_end=false", "monitor=quiet"]
+    driver = start(folder, *options)
+    deadline = time.monotonic() + DEADLINE_S
+    while not ((checkpoints / "latest").exists() and list(checkpoints.glob(".writing-version_*/learner.json"))):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    learner = pid_of(folder, "learner-0")
+    os.kill(driver.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it may have noticed
+        os.kill(learner, signal.SIGKILL)
+    driver.wait(30)
+    assert list(checkpoints.glob(".writing-version_*"))
+    found = (checkpoints / "latest").resolve()
+    assert damage_of(found) is None
+    assert (found / "policy" / "model.safetensors").is_file()
+    result = temper("resume", str(folder))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not list(checkpoints.glob(".writing-*"))
+    assert (checkpoints / "latest").readlink() == Path("version_000006")
+    database = sqlite3.connect(folder / "journal.sqlite")
+    trained = database.execute("SELECT task_index FROM groups WHERE state = 'trained' ORDER BY 1").fetchall()
+    database.close()
+    assert trained == [(task,) for task in range(6 * SIZE)]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 python tests/learner/rank_main.py <rank> <world size> <port> <input pickle> <output pickle>
 """
 
+import asyncio
 import os
 import pickle
 import signal
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch.distributed as dist
 
 from learner.config import LearnerConfig
 from learner.engine import Engine
@@ -67,10 +70,14 @@ def answer(job: Job, rank: int, world_size: int, port: int) -> Answer:
     if job.start_from is not None:
         worker.load(job.start_from)
     metrics = [dict(worker.train(batch).metrics) for batch in job.batches[:-1]]
-    worker.save(job.save_to)
     if job.killed:
+        worker.save(job.save_to)
         worker.engine.step = lambda lr: os.kill(os.getpid(), signal.SIGKILL)
         worker.train(job.batches[-1])
+    worker.begin_save(job.save_to)
+    worker.train(job.batches[-1])  # training goes on, and what comes of it is lost
+    asyncio.run(worker.finish_save(job.save_to))
+    dist.barrier()
     worker = start(job.then or job.config)
     worker.load(job.save_to)
     metrics.append(dict(worker.train(job.batches[-1]).metrics))

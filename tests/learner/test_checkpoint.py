@@ -1,17 +1,22 @@
 """What is saved is enough to go on as if nothing had happened; what cannot be gone on from is named."""
 
+import asyncio
 import dataclasses
 import json
 import signal
+import threading
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
 from learner import checkpoint
+from learner.adapters.lora import Lora
 from learner.config import LearnerConfig
 from learner.errors import CheckpointError
 from learner.worker import LearnerWorker
+from learner.writing import Writing
 from tests.learner.objective.test_objective import ALGORITHMS, CONF, objective_of
 from tests.learner.rank_main import Job
 from tests.learner.test_ranks import OBJECTIVE, run_ranks
@@ -151,7 +156,97 @@ def test_every_value_is_taken_though_the_disk_is_full(tmp_path):
             yield torch.zeros(4)
 
     shapes = {str(index): torch.empty(4) for index in range(3)}
-    (tmp_path / checkpoint.STATE).mkdir()  # stands for a disk that takes nothing
-    with pytest.raises(OSError, match=checkpoint.STATE):
-        checkpoint.write(tmp_path, {}, shapes, values())
+    (tmp_path / checkpoint.TENSORS).mkdir()  # stands for a disk that takes nothing
+    with pytest.raises(OSError, match=checkpoint.TENSORS):
+        checkpoint.write_tensors(tmp_path / checkpoint.TENSORS, shapes, values())
     assert taken == [0, 1, 2]
+
+
+@pytest.fixture
+def disk(monkeypatch) -> threading.Event:
+    """While it is cleared, writing in the background waits, for a while."""
+    ready, run = threading.Event(), Writing.run
+
+    def later(writing: Writing) -> dict[str, int]:
+        ready.wait(30)
+        return run(writing)
+
+    monkeypatch.setattr(Writing, "run", later)
+    ready.set()
+    return ready
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # DeepSpeed's import
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"zero_stage": 2}, {"zero_stage": 2, "dtype": "bfloat16"}, {"adapter": Lora(rank=2)}],
+    ids=["whole", "zero-2", "bfloat16", "adapter"],
+)
+def test_training_goes_on_while_files_are_written_and_leaves_no_trace_in_them(
+    changes, start, make_batch, with_actions, disk, tmp_path
+):
+    """Byte for byte those of a save that was finished before the step; `policy/` and the head's files among them."""
+    batches = [with_actions(make_batch(seed=step, step=step)) for step in range(2)]
+    worker = start(**changes)
+    worker.train(batches[0])
+    worker.save(tmp_path / "before", tmp_path / "before" / "policy")
+    disk.clear()
+    worker.begin_save(tmp_path / "beside", tmp_path / "beside" / "policy")
+    saved = worker.publish()[0]
+    worker.train(batches[1])
+    torch.rand(3)
+    assert worker.publish()[0].checksum != saved.checksum
+    assert not (tmp_path / "beside").exists()
+    disk.set()
+    sizes = asyncio.run(worker.finish_save(tmp_path / "beside"))
+    before, beside = files_of(tmp_path / "before"), files_of(tmp_path / "beside")
+    assert beside == before
+    assert {"trained.safetensors", "learner.json", "random-0.pt", "temperature_head.pt"} < beside.keys()
+    assert {
+        "policy/model.safetensors",
+        "policy/config.json",
+        "policy/temperature_head/head.safetensors",
+    } < beside.keys()
+    assert sizes == {str(tmp_path / "beside" / name): len(content) for name, content in beside.items()}
+
+
+def test_without_copies_files_are_written_before_training_goes_on(start, make_batch, with_actions, disk, tmp_path):
+    """The same files, with nothing held in memory."""
+    copying, streaming = start(), start(copy_checkpoints=False)
+    for worker, folder in ((copying, "copied"), (streaming, "streamed")):
+        worker.train(with_actions(make_batch()))
+        torch.manual_seed(1)
+        disk.clear()
+        worker.begin_save(tmp_path / folder, tmp_path / folder / "policy")
+        assert (tmp_path / folder / "policy" / "model.safetensors").exists() == (folder == "streamed")
+        disk.set()
+        asyncio.run(worker.finish_save(tmp_path / folder))
+    copied, streamed = files_of(tmp_path / "copied"), files_of(tmp_path / "streamed")
+    assert copied.keys() == streamed.keys()
+    assert {name for name in copied if copied[name] != streamed[name]} <= {"temperature_head.pt"}  # pickled as it is
+    streaming.load(tmp_path / "copied")
+    copying.load(tmp_path / "streamed")
+    batch = with_actions(make_batch(seed=1, step=1))
+    first, second = streaming.train(batch).metrics, copying.train(batch).metrics
+    assert first | {"learner/step_s": 0} == second | {"learner/step_s": 0}
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_what_the_disk_refuses_reaches_whoever_waits(copied, start, make_batch, with_actions, tmp_path):
+    """Not the training beside it; the next save can work."""
+    worker = start(copy_checkpoints=copied)
+    (tmp_path / "bad" / checkpoint.TENSORS).mkdir(parents=True)
+    worker.begin_save(tmp_path / "bad")
+    worker.train(with_actions(make_batch()))
+    with pytest.raises(CheckpointError, match=rf"cannot write {tmp_path}/bad/{checkpoint.TENSORS} .*Is a directory"):
+        asyncio.run(worker.finish_save(tmp_path / "bad"))
+    with pytest.raises(CheckpointError, match="no checkpoint is being written to"):
+        asyncio.run(worker.finish_save(tmp_path / "bad"))
+    worker.save(tmp_path / "good")
+    again = start()
+    again.load(tmp_path / "good")
+    assert again.version == 1

@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,13 +226,95 @@ def test_a_disk_that_is_really_full(tiny_disk: Path) -> None:
 def test_a_killed_writer_leaves_nothing_that_counts(store: CheckpointStore) -> None:
     """What it left behind is swept away by the next process."""
     write(store, 10)
-    half = store.folder / ".writing-version_000020"
+    half = store.folder / ".writing-version_000020-00ff"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     (store.folder / ".writing-latest").symlink_to("version_000020")
     assert store.latest().version == 10
     assert CheckpointStore(store.folder, keep_last=2).latest().version == 10
     assert names(store.folder) == ["latest", "version_000010"]
+
+
+KILLED_WHILE_WRITING = """
+import asyncio, os, signal, sys
+from pathlib import Path
+import torch
+from learner.writing import BackgroundWriter, Writing
+from orchestration.checkpoint_store import CheckpointStore
+from tests.orchestration.test_checkpoint_store import state
+
+def saving(version):
+    async def save(folder):
+        writing = Writing(copied=True)
+        held = writing.hold({"weights": torch.full((1000,), version, dtype=torch.uint8)})
+
+        def write(file):
+            content = held["weights"].numpy().tobytes()
+            with file.open("wb") as opened:
+                opened.write(content[:500])
+                opened.flush()
+                if version == 20:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                opened.write(content[500:])
+
+        writing.add(folder / "weights", write)
+        writer = BackgroundWriter()
+        writer.begin(folder, writing)
+        await asyncio.wrap_future(writer.begun(folder))
+    return save
+
+store = CheckpointStore(Path(sys.argv[1]), keep_last=1)
+for version in (10, 20):
+    asyncio.run(store.write(version, state(version), saving(version)))
+"""
+
+
+def test_a_kill_in_the_middle_of_a_background_write_costs_that_checkpoint_alone(tmp_path: Path) -> None:
+    """With keep_last=1: the one before is whole, and the next process writes the lost one again."""
+    folder = tmp_path / "checkpoints"
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, folder], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [half] = folder.glob(".writing-version_000020-*/weights")
+    assert half.stat().st_size == 500
+    store = CheckpointStore(folder, keep_last=1)
+    assert not half.exists()
+    found = store.latest()
+    assert (found.version, found.state) == (10, state(10))
+    assert (found.folder / "weights").read_bytes() == bytes([10]) * 1000
+    write(store, 20)
+    assert names(folder) == ["latest", "version_000020"]
+
+
+def test_a_learner_that_outlives_its_driver_does_not_write_into_the_next_attempt(store: CheckpointStore) -> None:
+    """Each attempt has a folder of its own."""
+    folders = []
+
+    async def save(folder: Path) -> None:
+        folders.append(folder)
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(store.write(10, state(10), save))
+    assert folders[0] != folders[1]
+
+
+def test_what_cannot_be_removed_yet_stops_nobody(store: CheckpointStore, caplog, monkeypatch) -> None:
+    """As NFS keeps a folder in which some process has a file open: a warning, and another try with the next one."""
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    for version in (10, 20):
+        write(store, version)
+    with monkeypatch.context() as busy:
+        busy.setattr("shutil.rmtree", refuse)
+        write(store, 30)
+    assert store.latest().version == 30
+    assert "version_000010 cannot be removed now" in caplog.text
+    assert names(store.folder) == ["latest", "version_000010", "version_000020", "version_000030"]
+    write(store, 40)
+    assert names(store.folder) == ["latest", "version_000030", "version_000040"]
 
 
 def test_rewinding_leaves_the_newer_ones_until_the_new_lineage_has_written(store: CheckpointStore) -> None:

@@ -1,8 +1,10 @@
 """The drafter that is trained beside a policy: apart from it, kept, published, exported, and found again."""
 
+import asyncio
 import dataclasses
 import json
 import shutil
+import threading
 
 import pytest
 import safetensors.torch
@@ -22,6 +24,7 @@ from learner.objective.aggregate import TokenMean
 from learner.objective.filters import MixedGroupsOnly
 from learner.objective.surrogate import Clipped
 from learner.worker import LearnerWorker
+from learner.writing import Writing
 
 OBJECTIVE = Objective(
     advantage=GroupMean(), surrogate=Clipped(), aggregate=TokenMean(), filters={"mixed": MixedGroupsOnly()}
@@ -104,15 +107,24 @@ def test_every_and_samples_are_kept_to(start, make_batch):
     assert all(torch.equal(one, before[name]) for name, one in drafter_of(weights_of(worker)).items())
 
 
-def test_a_checkpoint_continues_the_drafter_bit_for_bit(start, make_batch, tmp_path):
-    """Weights and optimizer; a checkpoint of a run that trained none is refused."""
+def test_a_checkpoint_continues_the_drafter_bit_for_bit(start, make_batch, monkeypatch, tmp_path):
+    """Weights and optimizer, as they were when it was begun; a checkpoint of a run that trained none is refused."""
     worker = start()
     worker.train(make_batch())
-    worker.save(tmp_path / "with")
+    published = drafter_of(weights_of(worker))
+    batch = make_batch(seed=1, step=1)
+    run = Writing.run
+    ready = threading.Event()
+    monkeypatch.setattr(Writing, "run", lambda writing: ready.wait(30) and run(writing))
+    worker.begin_save(tmp_path / "with", tmp_path / "policy")
+    first = worker.train(batch).metrics
+    ready.set()
+    asyncio.run(worker.finish_save(tmp_path / "with"))
+    exported = safetensors.torch.load_file(tmp_path / "policy" / DRAFTER_FILE)
+    assert all(torch.equal(one, exported[name]) for name, one in published.items())
     again = start()
     again.load(tmp_path / "with")
-    batch = make_batch(seed=1, step=1)
-    first, second = worker.train(batch).metrics, again.train(batch).metrics
+    second = again.train(batch).metrics
     assert {**first, "learner/step_s": 0} == {**second, "learner/step_s": 0}
     assert worker.publish()[0] == again.publish()[0]
     start(drafter=None).save(tmp_path / "without")
