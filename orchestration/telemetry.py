@@ -5,7 +5,7 @@ evaluation ran. Of the publication since the step before, where there was one, a
 
     weights/snapshot_s   the learner makes the new weights ready
     weights/transfer_s   from then until every engine has confirmed them
-    weights/waited_s     of that, until they came to the turn in an engine: the end of a running step (mean of the engines)
+    weights/waited_s     of that, until an engine came to it, at the end of a running step (mean of the engines)
     weights/paused_s     of that, an engine stood still (mean)
 
 and `learner/utilisation` is the share of the time in which the learner took the step or made new weights ready.

@@ -86,7 +86,10 @@ def export_rollouts(journal: Path, to: Path) -> int:
             )
         partial.replace(to)
     except sqlite3.Error as error:
-        raise JournalError(f"{journal} cannot be read ({error}): is it on a disk that works?") from error
+        raise JournalError(
+            f"{journal} cannot be read ({error}): is it on a disk that works, and, on one that hosts share, has the run"
+            " ended?"
+        ) from error
     except OSError as error:
         raise JournalError(f"{to} cannot be written ({error}): name another file with --to") from error
     finally:

@@ -72,8 +72,7 @@ def calibrate(folder: RunFolder, plan: RunPlan) -> Calibration:
         rows, warm = rows[WARM_UP:], spans.steps[WARM_UP - 1][1]
     assumed: list[str] = []
     step_tokens = [_tokens(plan, row) for row in rows]
-    steps_alone = _behind(spans.steps, spans.checkpoints)
-    learning = [steps_alone[int(row["step"]) - 1] for row in rows if int(row["step"]) <= len(steps_alone)]
+    learning = [spans.steps[int(row["step"]) - 1] for row in rows if int(row["step"]) <= len(spans.steps)]
     fixed_s, per_token_s = _line(step_tokens[: len(learning)], _seconds(learning), [1.0] * len(learning))
     ranks = plan.learner.ranks
     speed = Rates(learner_tokens_per_s=1.0).ranks_speed(ranks)
@@ -87,7 +86,7 @@ def calibrate(folder: RunFolder, plan: RunPlan) -> Calibration:
         "rejected": spans.rejections / len(spans.verdicts),
     }
     if sent := [row for row in rows if "weights/paused_s" in row]:
-        published = [span for span in _behind(spans.publications, spans.checkpoints) if span[0] >= warm]
+        published = [span for span in spans.publications if span[0] >= warm]
         transfer_s = fmean(row["weights/transfer_s"] for row in sent)
         measured["snapshot_s"] = max(fmean(_seconds(published)) - transfer_s, 0.0)
         measured["transfer_s"] = max(transfer_s - fmean(row["weights/waited_s"] for row in sent), 0.0)
@@ -121,14 +120,6 @@ def _tokens(plan: RunPlan, row: Row) -> float:
 
 def _seconds(spans: Sequence[Span]) -> list[float]:
     return [end - start for start, end in spans]
-
-
-def _behind(spans: Sequence[Span], checkpoints: Sequence[Span]) -> list[Span]:
-    """The same without their wait for a checkpoint that the learner was writing when they were asked for."""
-    return [
-        (max([start, *(done for begun, done in checkpoints if begun <= start < done <= end)]), end)
-        for start, end in spans
-    ]
 
 
 def _line(places: Sequence[float], values: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:

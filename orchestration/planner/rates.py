@@ -74,7 +74,7 @@ class Rates:
     snapshot_s: float = 0.0  # of the learner, per publication: it takes no step meanwhile
     transfer_s: float = 0.0  # from the snapshot to its confirmation by engines that have nothing to finish before
     pause_s: float = 0.0  # of that time, at its end, every engine stands still
-    checkpoint_s: float = 0.0  # of the learner
+    checkpoint_s: float = 0.0  # until it is written, beside training
     hours_between_losses: float | None = None  # of one rollout worker, mean; None: none is ever lost
     restart_s: float = 0.0  # from a loss until the new worker has joined
     acceptance: float = 0.7  # chance that the policy keeps a draft, the ones before it kept

@@ -5,7 +5,7 @@
     Train       --> learner, one thing at a time ------------> StepTrained
     Publish     --> learner (snapshot), then all engines -----> WeightsPublished
     Evaluate    --> held-out groups on the engines, before all others --> EvaluationFinished
-    Checkpoint  --> learner ---------------------------------> CheckpointWritten
+    Checkpoint  --> disk ------------------------------------> CheckpointWritten
     (a worker is lost) WorkerLost --restart--> WorkerJoined --> SyncWorker --> WorkerSynced
 
 Time is a heap of what happens next. The clock starts when the workers are there and the evaluation before training,
@@ -199,7 +199,7 @@ class Simulation:
             self._look_ahead(self._engines[name])
 
     def _checkpoint(self, action: actions.Checkpoint) -> None:
-        written = self._learner_for(self.setting.rates.checkpoint_s)
+        written = self.now + self.setting.rates.checkpoint_s  # beside training; to copy the weights takes little
         self._tell_at(written, events.CheckpointWritten(version=action.version))
 
     # What happens by itself.
