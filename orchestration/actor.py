@@ -176,7 +176,8 @@ class Service:
 
     async def _answer(self, answer: Awaitable[Any], what: str, deadline_s: float) -> Any:
         try:
-            return await asyncio.wait_for(_resolve(answer), deadline_s)
+            async with asyncio.timeout(deadline_s):  # wait_for may lose a cancellation: bpo-42130, until Python 3.12
+                return await answer
         except TimeoutError as late:
             raise WorkerFailure(
                 f"the driver waited {deadline_s:.0f} s for {self.name} to {what}, and gave up;"

@@ -74,6 +74,18 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeLabels:
+    """Of the nodes that may hold each role, as `ray start --labels role=rollout` gives them; {}: any node.
+
+    A value is what the label must be, or a condition of Ray's: `!spot`, `in(a,b)`, `!in(a,b)`.
+    """
+
+    rollout: dict[str, str] = field(default_factory=dict)
+    learner: dict[str, str] = field(default_factory=dict)
+    verifier: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Where the actors run. `address` null starts Ray on this machine; otherwise the cluster to join.
 
@@ -82,6 +94,7 @@ class ClusterConfig:
 
     address: str | None = None
     learner_placement: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"  # of its ranks over nodes
+    node_labels: NodeLabels = field(default_factory=NodeLabels)
     object_store_gib: float = 0.25  # of a Ray started here
     connect_deadline_s: float = 30.0
 

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
@@ -44,7 +43,6 @@ log = logging.getLogger(__name__)
 
 VERIFIER_START_S = 120.0
 NODE_LOSS_S = 5.0  # between the deaths of the workers of one node
-RENDEZVOUS_PORTS = (20000, 32768)
 WEIGHTS_FOLDER = "weights"  # inside the run's folder
 
 
@@ -118,7 +116,7 @@ class RayRollout:
     async def hidden_state(self, prompt_ids: tuple[int, ...]) -> np.ndarray:
         """See `rollout.engine.Engine`."""
         deadline_s = self._config.request_deadline_s + self._config.health_deadline_s
-        return await self._call("hidden_state", prompt_ids, deadline_s=deadline_s)
+        return await self._watched(self._service.call("hidden_state", prompt_ids, deadline_s=deadline_s))
 
     async def metrics(self) -> EngineMetrics:
         return await self._call("metrics", deadline_s=self._config.health_deadline_s)
@@ -140,7 +138,7 @@ class RayRollout:
                 return waiting.result()
         finally:
             waiting.cancel()
-            await asyncio.wait({waiting})
+            await asyncio.gather(waiting, return_exceptions=True)  # it may have failed, too, meanwhile
 
     async def _check(self) -> None:
         """Raise WorkerFailure, and end the worker, unless its engine answers that it is well."""
@@ -155,10 +153,11 @@ class RayRollout:
 
     @contextlib.contextmanager
     def _lost_is_dead(self) -> Iterator[None]:
+        """Nobody can tell a worker that hangs from one whose host is cut off, which answers nothing at all."""
         try:
             yield
         except WorkerFailure as failure:
-            if isinstance(failure.__cause__, EngineLostError):
+            if isinstance(failure.__cause__, EngineLostError | TimeoutError):
                 raise self._dead(str(failure)) from failure
             raise
 
@@ -173,12 +172,24 @@ class RayVerifier:
     def __init__(self, services: "RayServices") -> None:
         self._services = services
         self._service: Service
+        self._group: placement.PlacementGroup | None = None
         self._replacing = asyncio.Lock()
 
     async def start(self) -> None:
         plan = self._services.plan
+        if self._group is not None:
+            placement.release(self._group)
+        self._group = await placement.reserve(
+            "the verifier", [verifier_bundle(plan)], deadline_s=plan.rollout.start_deadline_s
+        )
         self._service = await self._services.start(
-            "verifier", VerifierPool, (plan.reward,), cpus=0, env={"OMP_NUM_THREADS": "1"}, deadline_s=VERIFIER_START_S
+            "verifier",
+            VerifierPool,
+            (plan.reward,),
+            cpus=0,
+            seat=placement.seat(self._group),
+            env={"OMP_NUM_THREADS": "1"},
+            deadline_s=VERIFIER_START_S,
         )
 
     async def verify(self, requests: Sequence[VerifyRequest]) -> list[Verdict]:
@@ -202,6 +213,7 @@ class RayLearner:
         self._services = services
         self._ranks: list[Service] = []
         self._group: placement.PlacementGroup | None = None
+        self._address = ""  # of rank 0's host, as the other hosts of the cluster reach it
         self._turn = asyncio.Lock()  # one call at a time, in order
         self._deadline_s = services.plan.learner.step_deadline_s
 
@@ -216,14 +228,15 @@ class RayLearner:
             strategy=plan.cluster.learner_placement,
             deadline_s=config.start_deadline_s,
         )
-        address = ray.util.get_node_ip_address() if config.ranks > 1 else "127.0.0.1"
-        port = _free_port()
+        self._address = placement.address(self._group) if plan.cluster.address else "127.0.0.1"
+        meeting = self._address if config.ranks > 1 else "127.0.0.1"
+        port = placement.meeting_port()
         self._ranks = await asyncio.gather(
             *(
                 self._services.start(
                     "learner",
                     LearnerWorker,
-                    (model, config, plan.algorithm, rank, config.ranks, address, port, plan.seed, plan.run.steps),
+                    (model, config, plan.algorithm, rank, config.ranks, meeting, port, plan.seed, plan.run.steps),
                     cpus=config.threads,
                     gpus=config.num_gpus,
                     seat=placement.seat(self._group, rank),
@@ -243,7 +256,7 @@ class RayLearner:
     async def snapshot(self) -> tuple[Publication, Any]:
         async with self._turn:
             transport = self._services.plan.rollout.transport
-            address = self._address() if transport == "broadcast" else None
+            address = self._address if transport == "broadcast" else None
             how = self._services.weights_folder, transport == "cuda_ipc", address
             calls = (rank.call_split("publish", *how, deadline_s=self._deadline_s) for rank in self._ranks)
             return (await asyncio.gather(*calls))[0]
@@ -305,19 +318,28 @@ class RayServices:
 
     async def start_rollout_worker(self) -> RayRollout:
         """Where other engines work, this one waits for room as long as the run takes, and so joins with a new node."""
+        failure = WorkerFailure("a rollout worker died", worker="rollout", died=True)
+        while True:
+            self._rollout_workers += 1
+            if self._rollout_workers > self.plan.rollout.workers:  # the first ones are no restarts
+                await self.before_restart(failure)
+            try:
+                return await self._start_engine(self._next_name("rollout"), self.plan.seed + self._rollout_workers - 1)
+            except WorkerFailure as died:
+                if not (died.died and self._works()):
+                    raise
+                log.warning("%s while it started; another one takes its place", died)
+                failure = died
+
+    async def _start_engine(self, name: str, seed: int) -> RayRollout:
         config = self.plan.rollout
-        self._rollout_workers += 1
-        seed = self.plan.seed + self._rollout_workers - 1
-        if self._rollout_workers > config.workers:  # the first ones are no restarts
-            await self.before_restart(WorkerFailure("a rollout worker died", worker="rollout", died=True))
-        name = self._next_name("rollout")
         for engine in [engine for engine in self._engines if engine.died]:
             placement.release(self._engines.pop(engine))
         group = await placement.reserve(
             name,
             [engine_bundle(self.plan)],
             deadline_s=config.start_deadline_s,
-            may_wait=lambda: any(not engine.died for engine in self._engines),
+            may_wait=self._works,
         )
         try:
             service = await self.start(
@@ -338,6 +360,10 @@ class RayServices:
         self._engines[service] = group
         return RayRollout(service, config)
 
+    def _works(self) -> bool:
+        """Whether there is an engine that can draw."""
+        return any(not engine.died for engine in self._engines)
+
     async def start(
         self, kind: str, factory: Any, arguments: tuple, *, name: str | None = None, **options: Any
     ) -> Service:
@@ -345,7 +371,7 @@ class RayServices:
         name = name or self._next_name(kind)
         service = await Service.start(name, self._logs / f"{name}.log", factory, arguments, **options)
         self._started.append(service)
-        log.info("%s is up, process %d", name, service.pid)
+        log.info("%s is up, process %d on %s", name, service.pid, service.host)
         return service
 
     async def before_restart(self, failure: WorkerFailure) -> None:
@@ -370,13 +396,3 @@ class RayServices:
 
     def _next_name(self, kind: str) -> str:
         return f"{kind}-{next(self._numbers.setdefault(kind, itertools.count()))}"
-
-
-def _free_port() -> int:
-    """A port for the ranks to meet at. It is bound only seconds later, so it must lie where nobody takes ports by
-    chance: above Ray's workers (10002-19999) and below what the kernel hands out by itself (32768 and up)."""
-    while True:
-        port = random.randrange(*RENDEZVOUS_PORTS)
-        with socket.socket() as attempt, contextlib.suppress(OSError):
-            attempt.bind(("", port))
-            return port

@@ -1,17 +1,18 @@
 """What each actor of a run reserves, and how many nodes of a kind hold them all. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from orchestration.config import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """Of one process, or of one node. An actor's bundle lies on one node."""
+    """Of one process, or of one node. An actor's bundle lies on one node. `labels`: such a node has, or must have."""
 
     cpus: float
     gpus: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def resources(self) -> dict[str, float]:
@@ -19,21 +20,29 @@ class Bundle:
         return {name: amount for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
 
     def __str__(self) -> str:
-        return " and ".join(f"{amount:g} {name}" for name, amount in self.resources.items()) or "nothing"
+        amounts = " and ".join(f"{amount:g} {name}" for name, amount in self.resources.items()) or "a place"
+        return f"{amounts} where {','.join(map('='.join, self.labels.items()))}" if self.labels else amounts
 
 
 def engine_bundle(plan: RunPlan) -> Bundle:
     """Of one rollout worker: all GPUs of its tensor-parallel engine."""
-    return Bundle(cpus=plan.rollout.threads, gpus=plan.rollout.num_gpus)
+    labels = plan.cluster.node_labels.rollout
+    return Bundle(cpus=plan.rollout.threads, gpus=plan.rollout.num_gpus, labels=labels)
 
 
 def rank_bundle(plan: RunPlan) -> Bundle:
     """Of one rank of the learner."""
-    return Bundle(cpus=plan.learner.threads, gpus=plan.learner.num_gpus)
+    labels = plan.cluster.node_labels.learner
+    return Bundle(cpus=plan.learner.threads, gpus=plan.learner.num_gpus, labels=labels)
+
+
+def verifier_bundle(plan: RunPlan) -> Bundle:
+    """Of the verifiers: a place on a node, and nothing on it."""
+    return Bundle(cpus=0, labels=plan.cluster.node_labels.verifier)
 
 
 def bundles_of(plan: RunPlan) -> list[Bundle]:
-    """Of all actors of a run; the verifiers reserve nothing."""
+    """Of all actors of a run that take room; the verifiers take none."""
     return [engine_bundle(plan)] * plan.rollout.workers + [rank_bundle(plan)] * plan.learner.ranks
 
 

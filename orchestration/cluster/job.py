@@ -128,8 +128,12 @@ def _job(overrides: Sequence[str], conf: Path) -> Job:
 def _shared_with_run(cluster: ClusterConfig) -> list[str]:
     """What the driver has to know of the cluster besides its address, where it differs from the default."""
     default = ClusterConfig()
-    return [
+    values = [
         f"cluster.{item.name}={getattr(cluster, item.name)}"
         for item in dataclasses.fields(ClusterConfig)
-        if item.name != "address" and getattr(cluster, item.name) != getattr(default, item.name)
+        if item.name not in ("address", "node_labels") and getattr(cluster, item.name) != getattr(default, item.name)
     ]
+    for role, wanted in dataclasses.asdict(cluster.node_labels).items():
+        labels = ",".join(f"{label}:'{value}'" for label, value in wanted.items())  # Hydra's quotes: it may be !spot
+        values += [f"cluster.node_labels.{role}={{{labels}}}"] if labels else []
+    return values

@@ -1,24 +1,32 @@
-"""Places for actors in a Ray cluster: a placement group for every engine, and one for all ranks of the learner.
+"""Places for actors in a Ray cluster: a placement group for every engine, one for the learner, one for the verifiers.
 
     bundles --reserve--> placement group --seat--> Service.start(..., seat=)
                  waits until some nodes have room, also for nodes that do not exist yet
 
 An engine's group is one bundle, so it lies on one node with all its GPUs. The learner's has a bundle for each rank,
-laid out as `cluster.learner_placement` says. When an engine ends, its group is given back.
+laid out as `cluster.learner_placement` says, and the verifiers' reserves no more than a place. Nodes are those with the
+labels of the bundle. When an engine ends, its group is given back.
 """
 
 import asyncio
+import contextlib
 import logging
+import random
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestration.cluster.bundles import Bundle
-from orchestration.errors import StallError
+from orchestration.errors import ConfigError, StallError
 
+PLACE = {"memory": 1}  # bytes: Ray makes no group of nothing
+MEETING_PORTS = (20000, 32768)
+RAYS_OWN = "ray.io/"  # labels that Ray gives every node
 FIRST_LOOK_S, LAST_LOOK_S = 0.01, 1.0  # between looks, ever longer: at home there is room at once
 NOTED_AFTER_S = 5.0  # a wait is written into the driver's log
 
@@ -35,18 +43,24 @@ async def reserve(
 ) -> PlacementGroup:
     """A group of these bundles, once nodes have room for it.
 
-    Raises StallError after `deadline_s`, unless `may_wait()`: then the run goes on without `who` until there is room.
+    Raises StallError after `deadline_s`, unless `may_wait()`: then the run goes on without `who` until there is room;
+    and ConfigError for labels that Ray cannot read.
     """
-    group = placement_group([bundle.resources for bundle in bundles], strategy=strategy)
+    resources, labels = [bundle.resources or PLACE for bundle in bundles], [dict(bundle.labels) for bundle in bundles]
+    try:
+        group = placement_group(resources, strategy=strategy, bundle_label_selector=labels)
+    except ValueError as error:
+        raise ConfigError(f"cluster.node_labels of {who}: {' '.join(str(error).split())}") from error
     wanted = f"{len(bundles)} x ({bundles[0]})" if len(bundles) > 1 else str(bundles[0])
     began, pause_s, noted = time.monotonic(), FIRST_LOOK_S, False
     try:
         while (await asyncio.to_thread(placement_group_table, group))["state"] != "CREATED":
             waited_s = time.monotonic() - began
             if waited_s > deadline_s and not may_wait():
+                how = "ray start --address --labels" if bundles[0].labels else "ray start --address"
                 raise StallError(
                     f"{who} waited {waited_s:.0f} s for {wanted}, and the nodes of the Ray cluster ({_nodes()}) have no"
-                    " room for it: add a node with `ray start --address`, or ask for less"
+                    f" room for it: add a node with `{how}`, or ask for less"
                 )
             if waited_s > NOTED_AFTER_S and not noted:
                 log.info("%s waits for %s and joins when a node has room; the nodes are: %s", who, wanted, _nodes())
@@ -64,11 +78,33 @@ def seat(group: PlacementGroup, bundle: int = 0) -> PlacementGroupSchedulingStra
     return PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
 
 
+def address(group: PlacementGroup) -> str:
+    """Of the node that holds the first bundle, as the other nodes reach it."""
+    holder = placement_group_table(group)["bundles_to_node_id"][0]
+    return next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == holder)
+
+
+def meeting_port() -> int:
+    """For ranks to meet at. It is bound only seconds later, so it must lie where nobody takes ports by chance: above
+    Ray's workers (10002-19999) and below what the kernel hands out by itself (32768 and up). Tried on this host;
+    where rank 0 is on another, it is all but certainly free there."""
+    while True:
+        port = random.randrange(*MEETING_PORTS)
+        with socket.socket() as attempt, contextlib.suppress(OSError):
+            attempt.bind(("", port))
+            return port
+
+
 def release(group: PlacementGroup) -> None:
     """Give the room back; actors that are still in it are killed."""
     remove_placement_group(group)
 
 
 def _nodes() -> str:
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return ", ".join(str(Bundle(cpus=node.get("CPU", 0.0), gpus=node.get("GPU", 0.0))) for node in alive)
+    return ", ".join(str(_bundle(node)) for node in ray.nodes() if node["Alive"])
+
+
+def _bundle(node: Mapping[str, Any]) -> Bundle:
+    labels = {key: value for key, value in node["Labels"].items() if not key.startswith(RAYS_OWN)}
+    resources = node["Resources"]
+    return Bundle(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), labels=labels)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from orchestration.cluster.bundles import Bundle, bundles_of, nodes_needed
+from orchestration.cluster.bundles import Bundle, bundles_of, nodes_needed, verifier_bundle
 from orchestration.config import load_plan
+from orchestration.errors import ConfigError
 
 NODE = Bundle(cpus=32, gpus=8)
 
@@ -48,3 +49,21 @@ def test_a_run_reserves_engines_and_ranks():
         ]
     )
     assert [bundle.resources for bundle in bundles_of(plan)] == [{"CPU": 1, "GPU": 4}] * 3 + [{"CPU": 1, "GPU": 1}] * 2
+
+
+def test_each_role_asks_for_nodes_with_its_labels():
+    """`cluster.node_labels`, role by role; a role that is left out takes any node, as all do by default."""
+    labels = ["cluster.node_labels.rollout={role:rollout,zone:'in(a,b)'}", "cluster.node_labels.verifier.role=verifier"]
+    plan = load_plan(labels)
+    engine, rank = bundles_of(plan)
+    assert (engine.labels, rank.labels) == ({"role": "rollout", "zone": "in(a,b)"}, {})
+    assert str(engine) == "1 CPU where role=rollout,zone=in(a,b)"
+    assert str(rank) == "1 CPU"
+    assert str(verifier_bundle(plan)) == "a place where role=verifier"
+    assert not any(bundle.labels for bundle in [*bundles_of(load_plan([])), verifier_bundle(load_plan([]))])
+
+
+def test_a_role_that_does_not_exist_is_named():
+    """The sentence has the roles there are."""
+    with pytest.raises(ConfigError, match="rolout; NodeLabels has rollout, learner, verifier; did you mean rollout?"):
+        load_plan(["cluster.node_labels.rolout.role=x"])

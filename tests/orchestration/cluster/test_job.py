@@ -7,7 +7,7 @@ import yaml
 
 from orchestration.cli import main
 from orchestration.cluster.job import jobs_of, sweep
-from orchestration.config import load_plan
+from orchestration.config import NodeLabels, load_plan
 from orchestration.errors import ConfigError
 from orchestration.run_folder import RunFolder
 
@@ -28,6 +28,7 @@ def overrides_of(command: tuple[str, ...]) -> list[str]:
 def test_the_job_trains_the_plan_that_was_checked():
     """The job's command line composes into the plan of the launch, but for the cluster it runs on."""
     given = [*SLURM, "experiment=quickstart", "run.steps=7", "cluster.learner_placement=SPREAD", "learner.lr=1e-3"]
+    given += ["cluster.node_labels.rollout={ray.io/zone:'!a',x:'in(b,c)'}"]
     (job,) = jobs_of(given)
     plan = load_plan(overrides_of(job.command))
     assert {key: value for key, value in plan.tree.items() if key != "cluster"} == {
@@ -35,6 +36,7 @@ def test_the_job_trains_the_plan_that_was_checked():
     }
     assert plan.cluster.address == "auto"
     assert plan.cluster.learner_placement == "SPREAD"
+    assert plan.cluster.node_labels == NodeLabels(rollout={"ray.io/zone": "!a", "x": "in(b,c)"})
     assert job.name == "temper-quickstart-s0"
 
 

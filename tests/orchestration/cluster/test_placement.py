@@ -14,7 +14,7 @@ import pytest
 from orchestration.actor import Service
 from orchestration.cluster import placement
 from orchestration.cluster.bundles import Bundle
-from orchestration.errors import StallError, WorkerFailure
+from orchestration.errors import ConfigError, StallError, WorkerFailure
 
 DEADLINE_S = 400
 
@@ -62,6 +62,30 @@ def test_who_may_not_wait_is_told_what_there_is(ray_cluster):
     message = asyncio.run(run())
     assert re.search(r"rollout-0 waited \d+ s for 1 CPU and 8 GPU, and the nodes .*\(\d+ CPU", message)
     assert "ray start --address" in message
+
+
+def test_nodes_are_chosen_by_their_labels(ray_cluster):
+    """A place on the node with the label, at its address; none where no node has it, and the sentence names it."""
+    import ray
+
+    (node,) = ray.nodes()
+    label = {"ray.io/node-id": node["NodeID"]}  # of those that Ray itself gives
+
+    async def run():
+        group = await placement.reserve("here", [Bundle(cpus=1, labels=label)] * 2, deadline_s=30.0)
+        address = placement.address(group)
+        placement.release(group)
+        placement.release(await placement.reserve("nothing", [Bundle(cpus=0, labels=label)], deadline_s=30.0))
+        with pytest.raises(StallError) as error:
+            await placement.reserve("rollout-0", [Bundle(cpus=1, labels={"role": "rollout"})], deadline_s=0.2)
+        with pytest.raises(ConfigError, match="cluster.node_labels of rollout-0: .*in"):
+            await placement.reserve("rollout-0", [Bundle(cpus=1, labels={"role": "in()"})], deadline_s=0.2)
+        return address, str(error.value)
+
+    address, message = asyncio.run(run())
+    assert address == node["NodeManagerAddress"]
+    assert re.search(r"rollout-0 waited \d+ s for 1 CPU where role=rollout, and the nodes .*\(\d+ CPU\) have", message)
+    assert "add a node with `ray start --address --labels`" in message
 
 
 def test_a_wait_that_is_cancelled_leaves_no_claim(everything):
