@@ -25,7 +25,7 @@ FILE = "chaos.jsonl"
 
 
 class Victim(Protocol):
-    """What chaos wants of an actor; orchestration.actor.Service is one."""
+    """What chaos wants of an actor; orchestration.on_ray.actor.Service is one."""
 
     def kill_process(self) -> None: ...
 

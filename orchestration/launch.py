@@ -28,8 +28,9 @@ from orchestration.journal import Journal
 from orchestration.loop import RunLoop, RunReport
 from orchestration.models.prompts import encode_prompt
 from orchestration.monitor import Monitor
+from orchestration.on_ray.connect import connect
+from orchestration.on_ray.services import RayServices
 from orchestration.pace import scheduler_config
-from orchestration.ray_services import RayServices, connect
 from orchestration.run_folder import RunFolder
 from orchestration.scheduler import Scheduler
 from orchestration.tasks.judging import check_judging, verifiers_of

@@ -1,4 +1,4 @@
-"""What the run loop wants from the outside, as small Protocols; `ray_services.py` implements them."""
+"""What the run loop wants from the outside, as small Protocols; `on_ray` implements them."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path

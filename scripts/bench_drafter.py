@@ -32,11 +32,11 @@ from learner.drafter.layer import MtpLayer
 from learner.drafter.losses import LOSSES, acceptance
 from learner.drafter.rule import DraftRule
 from learner.drafter.train import TOKENS_AT_ONCE, DrafterTraining, OwnSample, draftable, judged, train_drafter
-from orchestration.actor import Service
 from orchestration.config import ClusterConfig, RunPlan, load_plan
 from orchestration.models.drafter import own_sample
+from orchestration.on_ray.actor import Service
+from orchestration.on_ray.connect import connect
 from orchestration.process import prepare
-from orchestration.ray_services import connect
 from rollout.config import SpeculativeConfig
 from rollout.draw.temperature import EntropyLinear, Fixed
 from rollout.draw.truncation import Truncation

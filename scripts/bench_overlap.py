@@ -133,7 +133,8 @@ async def alone(run: Run, seconds: float) -> Sides:
     from transformers import AutoTokenizer
 
     from orchestration.launch import encoder
-    from orchestration.ray_services import RayServices, connect
+    from orchestration.on_ray.connect import connect
+    from orchestration.on_ray.services import RayServices
 
     plan = load_saved_plan(run.folder.config, ["learner.lr=1e-12", "learner.mismatch_kl_limit=1e9"])
     policy = run.folder.checkpoints / "latest" / "policy"

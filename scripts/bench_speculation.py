@@ -19,10 +19,10 @@ from pathlib import Path
 
 import ray
 
-from orchestration.actor import Service
 from orchestration.config import ClusterConfig, RunPlan, load_plan
+from orchestration.on_ray.actor import Service
+from orchestration.on_ray.connect import connect
 from orchestration.process import prepare
-from orchestration.ray_services import connect
 from rollout.config import SpeculativeConfig
 from rollout.draw.temperature import Fixed
 from rollout.messages import GroupRequest

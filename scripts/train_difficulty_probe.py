@@ -23,7 +23,8 @@ from transformers import AutoTokenizer  # noqa: E402
 from orchestration.config import RunPlan, load_plan  # noqa: E402
 from orchestration.difficulty import Observed, observe  # noqa: E402
 from orchestration.launch import encoder, resolve_model  # noqa: E402
-from orchestration.ray_services import RayServices, connect  # noqa: E402
+from orchestration.on_ray.connect import connect  # noqa: E402
+from orchestration.on_ray.services import RayServices  # noqa: E402
 from rollout.strategies.diff_adapt.labels import Difficulty, calibrated  # noqa: E402
 from rollout.strategies.diff_adapt.training import ProbeTraining, macro_f1, train_probe  # noqa: E402
 

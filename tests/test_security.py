@@ -108,7 +108,7 @@ from orchestration.process import prepare
 prepare()
 settle(ClusterConfig())
 import psutil, ray
-from orchestration.ray_services import connect
+from orchestration.on_ray.connect import connect
 connect(ClusterConfig(), cpus=1.0)
 ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
 for one in psutil.net_connections("tcp"):

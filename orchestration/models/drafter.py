@@ -91,10 +91,10 @@ class WithDrafter:
         import ray
         from transformers import AutoTokenizer
 
-        from orchestration.actor import Service
         from orchestration.config import ClusterConfig
         from orchestration.models.prompts import encode_prompt
-        from orchestration.ray_services import connect
+        from orchestration.on_ray.actor import Service
+        from orchestration.on_ray.connect import connect
         from rollout.vllm_adapter.start import environment
         from rollout.worker import RolloutWorker
 

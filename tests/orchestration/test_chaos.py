@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from orchestration.actor import Service
 from orchestration.chaos import ChaosConfig, chaos, kills_so_far
+from orchestration.on_ray.actor import Service
 
 
 class Victim:

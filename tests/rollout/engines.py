@@ -13,7 +13,7 @@ import torch
 import xxhash
 from transformers import Qwen2ForCausalLM
 
-from orchestration.actor import Service
+from orchestration.on_ray.actor import Service
 from orchestration.services import whole_group
 from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.distribution import entropy, point_mass_, softmax_with_entropy, temper

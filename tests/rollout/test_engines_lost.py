@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.actor import Service
 from orchestration.errors import WorkerFailure
-from orchestration.ray_services import RayRollout
+from orchestration.on_ray.actor import Service
+from orchestration.on_ray.rollout import RayRollout
 from orchestration.services import whole_group
 from rollout.config import RolloutConfig, SpeculativeConfig
 from rollout.draw.temperature import Fixed

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.actor import Service
 from orchestration.cluster import placement
 from orchestration.cluster.bundles import Bundle
 from orchestration.errors import ConfigError, StallError, WorkerFailure
+from orchestration.on_ray.actor import Service
 
 DEADLINE_S = 400
 

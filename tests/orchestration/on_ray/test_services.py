@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from learner.messages import Publication
-from orchestration.actor import Service
 from orchestration.config import load_plan
 from orchestration.errors import WorkerFailure
-from orchestration.ray_services import RayRollout, RayServices
+from orchestration.on_ray.actor import Service
+from orchestration.on_ray.rollout import RayRollout
+from orchestration.on_ray.services import RayServices
 from rollout.config import RolloutConfig
 from rollout.messages import EngineHealth
 

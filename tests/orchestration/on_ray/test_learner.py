@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestration.errors import CheckpointError, WorkerFailure
-from orchestration.ray_services import RayLearner
+from orchestration.on_ray.learner import RayLearner
 
 
 class Rank:

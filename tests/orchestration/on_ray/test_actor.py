@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.actor import Service
 from orchestration.errors import WorkerFailure
+from orchestration.on_ray.actor import Service
 
 
 class Counter:

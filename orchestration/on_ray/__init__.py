@@ -1,0 +1,1 @@
+"""The services of a run as actors of a Ray cluster."""
