@@ -137,6 +137,8 @@ class LearnerWorker:
             for name, piece in objective.controllers.items()
         }
         self._version += 1
+        if 0 < self.config.num_gpus < 1:  # an engine shares this GPU, and is about to wake
+            torch.cuda.empty_cache()
         metrics["learner/step_s"] = time.perf_counter() - started
         return StepReport(version=self._version, metrics=metrics)
 

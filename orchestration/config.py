@@ -95,6 +95,7 @@ class ClusterConfig:
     address: str | None = None
     learner_placement: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"  # of its ranks over nodes
     node_labels: NodeLabels = field(default_factory=NodeLabels)
+    colocated: bool = False  # engine i shares the node, and the GPU, of the learner's rank i
     object_store_gib: float = 0.25  # of a Ray started here
     connect_deadline_s: float = 30.0
 
@@ -301,6 +302,7 @@ def check(plan: RunPlan) -> None:
             "rollout.model_runner=v2 knows no truncation and no learned temperature: set rollout.model_runner=v1, or"
             " truncation=none and another temperature"
         )
+    _check_colocated(plan)
     _check_adapter(plan)
     _check_drafter(plan)
     for name, piece in plan.reward.shaping.items():
@@ -310,6 +312,24 @@ def check(plan: RunPlan) -> None:
             raise ConfigError(f"reward.shaping.{name}: {error}") from error
     if plan.eval.tasks < 1 or plan.eval.samples < 1:
         raise ConfigError("eval.tasks and eval.samples are at least 1; eval.every=0 switches evaluation off")
+
+
+def _check_colocated(plan: RunPlan) -> None:
+    if not plan.cluster.colocated:
+        return
+    if plan.rollout.workers != plan.learner.ranks or plan.rollout.tensor_parallel > 1:
+        raise ConfigError(
+            "cluster.colocated=true gives every rank of the learner one engine, got"
+            f" rollout.workers={plan.rollout.workers}, rollout.tensor_parallel={plan.rollout.tensor_parallel} and"
+            f" learner.ranks={plan.learner.ranks}: set as many workers as ranks, and tensor_parallel=1"
+        )
+    if plan.rollout.num_gpus + plan.learner.num_gpus > 1:
+        raise ConfigError(
+            f"cluster.colocated=true lets two processes share a GPU, got rollout.num_gpus={plan.rollout.num_gpus:g} and"
+            f" learner.num_gpus={plan.learner.num_gpus:g}: set both to 0.5"
+        )
+    if plan.cluster.node_labels.rollout:
+        raise ConfigError("cluster.colocated=true puts engines on the learner's nodes: leave out node_labels.rollout")
 
 
 def _check_adapter(plan: RunPlan) -> None:

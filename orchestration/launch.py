@@ -124,7 +124,8 @@ def _chaos(config: ChaosConfig, folder: RunFolder, services: RayServices) -> Ite
 
 async def score(plan: RunPlan, model: Path, logs: Path) -> EvaluationResult:
     """Evaluate the policy in `model` on the plan's held-out tasks, without a learner."""
-    services = RayServices(replace(plan, strategy=Plain()), model, logs)  # evaluation looks at the policy itself
+    plan = replace(plan, strategy=Plain(), cluster=replace(plan.cluster, colocated=False))  # the policy itself, alone
+    services = RayServices(plan, model, logs)
     connect(plan.cluster, services.cpus)
     try:
         _, worker = await asyncio.gather(services.verifier.start(), services.start_rollout_worker())

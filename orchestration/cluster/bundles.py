@@ -31,9 +31,10 @@ def engine_bundle(plan: RunPlan) -> Bundle:
 
 
 def rank_bundle(plan: RunPlan) -> Bundle:
-    """Of one rank of the learner."""
+    """Of one rank of the learner, and of the engine beside it if they are colocated."""
     labels = plan.cluster.node_labels.learner
-    return Bundle(cpus=plan.learner.threads, gpus=plan.learner.num_gpus, labels=labels)
+    shared = (plan.learner, plan.rollout) if plan.cluster.colocated else (plan.learner,)
+    return Bundle(cpus=sum(one.threads for one in shared), gpus=sum(one.num_gpus for one in shared), labels=labels)
 
 
 def verifier_bundle(plan: RunPlan) -> Bundle:
@@ -43,7 +44,8 @@ def verifier_bundle(plan: RunPlan) -> Bundle:
 
 def bundles_of(plan: RunPlan) -> list[Bundle]:
     """Of all actors of a run that take room; the verifiers take none."""
-    return [engine_bundle(plan)] * plan.rollout.workers + [rank_bundle(plan)] * plan.learner.ranks
+    engines = [] if plan.cluster.colocated else [engine_bundle(plan)] * plan.rollout.workers
+    return engines + [rank_bundle(plan)] * plan.learner.ranks
 
 
 def nodes_needed(bundles: Sequence[Bundle], node: Bundle) -> int | None:

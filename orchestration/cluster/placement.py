@@ -15,6 +15,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -73,9 +74,21 @@ async def reserve(
     return group
 
 
-def seat(group: PlacementGroup, bundle: int = 0) -> PlacementGroupSchedulingStrategy:
-    """Where an actor goes: one bundle of a group."""
-    return PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
+@dataclass(frozen=True)
+class Seat:
+    """Where an actor goes: one bundle of a group. `lent`: the group is another's, who gives it back."""
+
+    group: PlacementGroup
+    bundle: int = 0
+    lent: bool = False
+
+    @property
+    def strategy(self) -> PlacementGroupSchedulingStrategy:
+        return PlacementGroupSchedulingStrategy(placement_group=self.group, placement_group_bundle_index=self.bundle)
+
+    def give_back(self) -> None:
+        if not self.lent:
+            release(self.group)
 
 
 def address(group: PlacementGroup) -> str:

@@ -57,7 +57,7 @@ class RayLearner:
                     (model, config, plan.algorithm, rank, config.ranks, meeting, port, plan.seed, plan.run.steps),
                     cpus=config.threads,
                     gpus=config.num_gpus,
-                    seat=placement.seat(self._group, rank),
+                    seat=placement.Seat(self._group, rank).strategy,
                     env={"OMP_NUM_THREADS": str(config.threads)},
                     deadline_s=config.start_deadline_s,
                 )
@@ -66,6 +66,10 @@ class RayLearner:
         )
         if checkpoint is not None:
             await self._all("load", checkpoint)
+
+    def seat_of(self, rank: int) -> placement.Seat:
+        """For an engine that shares the place of this rank."""
+        return placement.Seat(self._group, rank, lent=True)
 
     async def train(self, batch: TrainBatch) -> StepReport:
         async with self._turn:

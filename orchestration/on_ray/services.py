@@ -40,7 +40,8 @@ class RayServices:
         self._numbers: dict[str, itertools.count] = {}
         self._started: list[Service] = []
         self._rollout_workers = 0
-        self._engines: dict[Service, placement.PlacementGroup] = {}
+        self._engines: dict[Service, placement.Seat] = {}
+        self._vacant = list(range(plan.learner.ranks))  # ranks that share their place with no engine
         self._restarts = Restarts(plan.run.worker_restarts, NODE_LOSS_S)
         self.learner = RayLearner(self)
         self.verifier = RayVerifier(self)
@@ -76,13 +77,8 @@ class RayServices:
     async def _start_engine(self, name: str, seed: int) -> RayRollout:
         config = self.plan.rollout
         for engine in [engine for engine in self._engines if engine.died]:
-            placement.release(self._engines.pop(engine))
-        group = await placement.reserve(
-            name,
-            [engine_bundle(self.plan)],
-            deadline_s=config.start_deadline_s,
-            may_wait=self._works,
-        )
+            self._leave(self._engines.pop(engine))
+        seat = await self._seat(name)
         try:
             service = await self.start(
                 "rollout",
@@ -90,17 +86,29 @@ class RayServices:
                 (name, config, self.plan.speculative, self._model, seed, self.plan.strategy),
                 cpus=config.threads,
                 gpus=config.num_gpus,
-                seat=placement.seat(group),
+                seat=seat.strategy,
                 env=environment(config),
                 deadline_s=config.start_deadline_s,
                 name=name,
             )
             await service.call("start", deadline_s=config.start_deadline_s)
         except BaseException:
-            placement.release(group)
+            self._leave(seat)
             raise
-        self._engines[service] = group
+        self._engines[service] = seat
         return RayRollout(service, config)
+
+    async def _seat(self, name: str) -> placement.Seat:
+        if self.plan.cluster.colocated:
+            return self.learner.seat_of(self._vacant.pop(0))
+        deadline_s = self.plan.rollout.start_deadline_s
+        bundles = [engine_bundle(self.plan)]
+        return placement.Seat(await placement.reserve(name, bundles, deadline_s=deadline_s, may_wait=self._works))
+
+    def _leave(self, seat: placement.Seat) -> None:
+        if seat.lent:
+            self._vacant.append(seat.bundle)
+        seat.give_back()
 
     def _works(self) -> bool:
         """Whether there is an engine that can draw."""

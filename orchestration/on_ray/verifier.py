@@ -38,7 +38,7 @@ class RayVerifier:
             VerifierPool,
             (plan.reward,),
             cpus=0,
-            seat=placement.seat(self._group),
+            seat=placement.Seat(self._group).strategy,
             env={"OMP_NUM_THREADS": "1"},
             deadline_s=START_S,
         )

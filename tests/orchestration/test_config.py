@@ -113,6 +113,15 @@ def test_a_saved_plan_is_the_same_plan(tmp_path):
         (["temperature.temperature=0"], r"temperature.temperature=0 is greedy"),
         (["run.group_size=1"], r"run.group_size=1: a group-relative advantage compares at least 2"),
         (["run.publish_every=3"], r"run.publish_every=3 with run.max_staleness=1 would never free a slot"),
+        (["rollout.sleep=true"], r"rollout.sleep=true .*: set run.max_staleness=0"),
+        (
+            ["cluster.colocated=true", "rollout.workers=2"],
+            r"colocated=true .*workers=2, .* and learner.ranks=1: set as",
+        ),
+        (
+            ["cluster.colocated=true", "rollout.num_gpus=1", "learner.num_gpus=0.5"],
+            "num_gpus=1 and .*=0.5: set both to",
+        ),
         (["rollout.max_model_len=8"], r"task.max_tokens=\d+ leaves no room for a prompt"),
         (["rollout.kv_on_update=keep"], r"rollout.kv_on_update=keep needs rollout.prefix_caching=false"),
         (["temperature._target_=rollout.draw.nowhere.Thing"], r"temperature._target_: cannot import"),

@@ -51,6 +51,13 @@ def test_a_run_reserves_engines_and_ranks():
     assert [bundle.resources for bundle in bundles_of(plan)] == [{"CPU": 1, "GPU": 4}] * 3 + [{"CPU": 1, "GPU": 1}] * 2
 
 
+def test_an_engine_beside_a_rank_is_in_its_bundle():
+    """Two ranks with an engine each on two GPUs: two bundles of a whole GPU, and threads for both."""
+    halves = ["rollout.num_gpus=0.5", "learner.num_gpus=0.5", "rollout.threads=3", "learner.threads=4"]
+    plan = load_plan(["cluster.colocated=true", "rollout.workers=2", "learner.ranks=2", *halves])
+    assert bundles_of(plan) == [Bundle(cpus=7, gpus=1)] * 2
+
+
 def test_each_role_asks_for_nodes_with_its_labels():
     """`cluster.node_labels`, role by role; a role that is left out takes any node, as all do by default."""
     labels = ["cluster.node_labels.rollout={role:rollout,zone:'in(a,b)'}", "cluster.node_labels.verifier.role=verifier"]

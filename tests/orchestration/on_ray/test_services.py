@@ -7,10 +7,12 @@ import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from learner.messages import Publication
+from orchestration.cluster import placement
 from orchestration.config import load_plan
 from orchestration.errors import WorkerFailure
 from orchestration.on_ray.actor import Service
@@ -114,6 +116,48 @@ class Starts(RayServices):
         if (end := self.ends.pop(0)) is not None:
             raise end
         return name
+
+
+class Beside(RayServices):
+    """Colocated with two ranks; `seats` are those that engines were started in, by their rank."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        plan = load_plan(["cluster.colocated=true", "rollout.workers=2", "learner.ranks=2"])
+        super().__init__(plan, tmp_path, tmp_path)
+        self.learner._group = object()  # Ray's
+        self.seats: list[int] = []
+        self.dies = False
+
+    async def start(self, kind: str, factory: Any, arguments: tuple, *, seat: Any, name: str, **_: Any) -> Service:
+        self.seats.append(seat)
+        await asyncio.sleep(0)
+        service = Service(name, self._logs / "log")
+        service.call = self.answer
+        return service
+
+    async def answer(self, method: str, deadline_s: float) -> None:
+        if self.dies:
+            raise GONE
+
+
+def test_an_engine_takes_the_place_of_the_one_that_died_beside_a_rank(tmp_path, monkeypatch):
+    """Two at once sit beside two ranks; whoever comes for a dead one, or for one that died starting, sits there."""
+    monkeypatch.setattr(placement.Seat, "strategy", property(lambda seat: seat.bundle))
+    services = Beside(tmp_path)
+
+    async def run() -> None:
+        await asyncio.gather(services.start_rollout_worker(), services.start_rollout_worker())
+        dead = next(engine for engine, seat in services._engines.items() if seat.bundle == 0)
+        dead.died = services.dies = True
+        starting = asyncio.create_task(services.start_rollout_worker())
+        while len(services.seats) < 4:
+            await asyncio.sleep(0.01)
+        services.dies = False
+        await starting
+
+    asyncio.run(run())
+    assert services.seats[:2] == [0, 1]
+    assert set(services.seats[2:]) == {0}
 
 
 GONE = WorkerFailure("rollout-0 died", worker="rollout-0", died=True)
