@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+RAY_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 STARTUP = Path(__file__).parent / "startup"
 _TORCHVISION_OPERATORS = ("nms", "qnms")
 _kept: list[object] = []  # a torch.library.Library undoes its definitions when it is collected
@@ -30,6 +31,10 @@ def prepare() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if any(name in os.environ for name in RAY_TOKEN) or (Path.home() / ".ray" / "auth_token").is_file():
+        # As `ray start` does by itself; a driver without a word of it cannot join that cluster, and one with it can
+        # join any. The first Ray that is started on a machine leaves a token there.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     if _is_cpu_build("torch"):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # `kill -USR1 <pid>` writes all stacks to the process's log: how a stuck run is diagnosed.

@@ -39,5 +39,5 @@ def connect(cluster: ClusterConfig, cpus: float) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cannot join the Ray cluster at cluster.address={cluster.address} ({' '.join(str(error).split())}):"
-            " start one with `ray start --head`, or leave cluster=local"
+            " start one with `ray start --head`, give this host the cluster's RAY_AUTH_TOKEN, or leave cluster=local"
         ) from error

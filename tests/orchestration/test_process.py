@@ -110,3 +110,27 @@ def test_cuda_builds_beside_cpu_torch_are_guarded_once(guarded):
 def test_what_works_is_left_alone(guarded, versions):
     """Packages that are absent, or built for what torch is built for, are neither guarded nor hidden."""
     assert guarded(**versions) == (0, set())
+
+
+@pytest.mark.parametrize(
+    ("present", "given", "mode"),
+    [
+        ((), {}, None),
+        ((".ray/auth_token",), {}, "token"),
+        ((), {"RAY_AUTH_TOKEN": "secret"}, "token"),
+        ((".ray/auth_token",), {"RAY_AUTH_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_a_token_that_ray_start_would_use_is_used(tmp_path, monkeypatch, present, given, mode):
+    """Where this machine has one, by file or variable, and nobody says otherwise."""
+    for file in present:
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("secret")
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back, also when it is set meanwhile
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    process.prepare()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
