@@ -9,7 +9,6 @@ processes left behind; then what scripts/check_run.py finds in the folder. Exit 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -17,9 +16,11 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 SAMPLE_S = 5.0
+MOST = 0.95  # quantile: how much there is at a moment depends on who is just being restarted
 END_S = 30.0  # for Ray's processes to end after the driver
 MARK = "TEMPER_SOAK"  # in the environment of the run, which all its processes inherit
 
@@ -78,10 +79,10 @@ def main() -> int:
         lines = (chosen.folder / "chaos.jsonl").read_text().splitlines()
         kills = Counter(json.loads(line)["victim"].rpartition("-")[0] or "driver" for line in lines)
     quarter = max(1, len(memory) // 4)
-    print("| minutes | exit code | kills | memory, first quarter | last quarter | processes left |")
+    print("| minutes | exit code | kills | most memory, first quarter | last quarter | processes left |")
     print("| --- | --- | --- | --- | --- | --- |")
     by_kind = ", ".join(f"{count} {kind}" for kind, count in sorted(kills.items()))
-    ends = (f"{statistics.median(part):,.0f} MiB" for part in (memory[:quarter], memory[-quarter:]))
+    ends = (f"{np.quantile(part, MOST):,.0f} MiB" for part in (memory[:quarter], memory[-quarter:]))
     print(f"| {minutes:.1f} | {run.returncode} | {by_kind} | {' | '.join(ends)} | {len(left)} |")
     for process in left:
         print(f"left behind: {process.pid} {' '.join(process.cmdline())[:100]}")
