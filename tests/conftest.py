@@ -16,6 +16,7 @@ def ray_cluster():
     import ray
 
     ray.init(
+        address="local",  # never one that `ray start` has left on this machine
         num_cpus=max(2, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=False,
