@@ -61,6 +61,7 @@ def serving(config: RewardConfig, http: HttpConfig, endpoint: Endpoint) -> Itera
 def start(config: RewardConfig, http: HttpConfig, endpoint: Endpoint) -> None:
     """Start Ray, Serve's proxy and the replica, and wait until it answers. Raises ServeError."""
     ray.init(
+        address="local",  # never a Ray that runs here already
         num_cpus=max(2, os.cpu_count() or 1),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,

@@ -109,7 +109,7 @@ def test_an_actor_sits_in_its_bundle_and_goes_with_it(ray_cluster, tmp_path):
     async def run():
         group = await placement.reserve("place", [Bundle(cpus=1)], deadline_s=30.0)
         service = await Service.start(
-            "place", tmp_path / "log", Place, (), cpus=1, seat=placement.seat(group), env={}, deadline_s=60.0
+            "place", tmp_path / "log", Place, (), cpus=1, seat=placement.Seat(group).strategy, env={}, deadline_s=60.0
         )
         where = await service.call("node", deadline_s=30.0)
         placement.release(group)
