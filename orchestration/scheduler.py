@@ -308,9 +308,8 @@ class Scheduler:
         return self.config.eval_at_start and self._evaluated < 0
 
     def _evaluate_if_due(self) -> None:
-        if self._evaluating is not None or self._publishing is not None or not self._evaluation_is_due():
-            return
-        if self.config.take_turns and self._training is not None:
+        waits = self.config.take_turns and self._training is not None
+        if waits or self._evaluating is not None or self._publishing is not None or not self._evaluation_is_due():
             return
         if workers := self._fleet.synced:
             self._evaluating = self._published
@@ -328,9 +327,8 @@ class Scheduler:
             self._out.append(actions.Publish(version=self._trained, workers=workers))
 
     def _train_if_ready(self) -> None:
-        if self._training is not None or self._trained == self.config.total_steps:
-            return
-        if self.config.take_turns and self._evaluating is not None:
+        waits = self.config.take_turns and self._evaluating is not None
+        if waits or self._training is not None or self._trained == self.config.total_steps:
             return
         first = self._admission.first_group(self._trained)
         if self._book.scored_upto - first < self.config.groups_per_step:

@@ -23,8 +23,9 @@ from rollout.config import RolloutConfig
 from rollout.draw.fit import Recomputed
 from rollout.draw.temperature import Fixed
 from rollout.draw.truncation import Truncation
-from rollout.messages import EngineMetrics, FinishReason, Rollout, Taken, VersionSpan, WeightConfirmation
+from rollout.messages import FinishReason, Rollout, Taken, VersionSpan, WeightConfirmation
 from rollout.strategies import Plain
+from tests.orchestration.counters import NEW
 
 RESPONSE_TOKENS = 6
 
@@ -115,28 +116,7 @@ class FakeWorker:
         self.services.slept += 1
 
     async def metrics(self):
-        return EngineMetrics(
-            generated_tokens=0,
-            running=0,
-            waiting=0,
-            capacity=1,
-            busy_s=0.0,
-            steps=0,
-            kv_cache_usage=0.0,
-            prompt_tokens=0,
-            cached_prompt_tokens=0,
-            preemptions=0,
-            aborted=0,
-            drafted_by_position=(),
-            accepted_by_position=(),
-            begun=0,
-            step_s=0.0,
-            plain_steps=0,
-            plain_tokens=0,
-            plain_squared_tokens=0,
-            plain_s=0.0,
-            plain_token_s=0.0,
-        )
+        return NEW
 
 
 class FakeVerifier:

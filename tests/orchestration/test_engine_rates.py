@@ -4,35 +4,9 @@ import numpy as np
 import pytest
 
 from orchestration.engine_rates import engine_rates, generated_tokens
-from rollout.messages import EngineMetrics
+from tests.orchestration.counters import NEW, engine
 
-NEW = EngineMetrics(
-    generated_tokens=0,
-    running=0,
-    waiting=0,
-    capacity=512,
-    busy_s=0.0,
-    steps=0,
-    kv_cache_usage=0.0,
-    prompt_tokens=0,
-    cached_prompt_tokens=0,
-    preemptions=0,
-    aborted=0,
-    drafted_by_position=(),
-    accepted_by_position=(),
-    begun=0,
-    step_s=0.0,
-    plain_steps=0,
-    plain_tokens=0,
-    plain_squared_tokens=0,
-    plain_s=0.0,
-    plain_token_s=0.0,
-)
 DREW = ((40, 0.7), (80, 1.0), (90, 1.2))  # tokens and seconds of the steps of rollout-0 that only drew, since BEFORE
-
-
-def engine(**values) -> EngineMetrics:
-    return EngineMetrics(**{name: values.get(name, getattr(NEW, name)) for name in EngineMetrics.__dataclass_fields__})
 
 
 BEFORE = {

@@ -8,7 +8,7 @@ from learner.messages import StepReport
 from orchestration import telemetry
 from orchestration.telemetry import Telemetry
 from rollout.messages import Taken, WeightConfirmation
-from tests.orchestration.test_engine_rates import engine
+from tests.orchestration.counters import engine
 
 
 class Clock:
@@ -57,15 +57,20 @@ def confirmed(seconds: float, paused_s: float) -> WeightConfirmation:
     return WeightConfirmation(worker="rollout-0", seconds=seconds, paused_s=paused_s, **rest)
 
 
+def snapshot(told, clock, seconds: float) -> None:
+    """The learner makes new weights ready, and they are on their way."""
+    told.snapshot_started()
+    clock.now += seconds
+    told.sending_started()
+
+
 def test_utilisation_is_the_share_of_the_time_since_the_last_step(told, clock):
     """Steps 4 s and 5 s apart, engines busy for 3 s and then for 2 s, the learner for 1 s and for 1.5 s and a snapshot
     of 0.5 s in the second."""
     told, rows = told
     clock.now += 4.0
     step(told, 1, learner_s=1.0, busy_s=3.0)
-    told.snapshot_started()
-    clock.now += 0.5
-    told.sending_started()
+    snapshot(told, clock, 0.5)
     clock.now += 0.25
     told.published([])
     clock.now += 4.25
@@ -77,9 +82,7 @@ def test_utilisation_is_the_share_of_the_time_since_the_last_step(told, clock):
 def test_a_publication_is_shown_by_the_step_after_it(told, clock):
     """Snapshot 0.5 s, transfer 2 s; two engines waited for 0.25 s and 0.75 s and stood still for 1 s and 0.5 s."""
     told, rows = told
-    told.snapshot_started()
-    clock.now += 0.5
-    told.sending_started()
+    snapshot(told, clock, 0.5)
     clock.now += 2.0
     told.published([confirmed(1.25, 1.0), confirmed(1.25, 0.5)])
     for version in (1, 2):
@@ -95,16 +98,12 @@ def test_a_publication_is_shown_by_the_step_after_it(told, clock):
 def test_nothing_is_lost_of_publications_that_steps_overtake(told, clock):
     """A step ends while weights travel, and the next snapshot follows: each row has what ended in its time."""
     told, rows = told
-    told.snapshot_started()
-    clock.now += 0.5
-    told.sending_started()
+    snapshot(told, clock, 0.5)
     clock.now += 1.0
     step(told, 1, learner_s=0.1, busy_s=0.0)
     clock.now += 1.0
     told.published([confirmed(1.0, 1.0)])
-    told.snapshot_started()
-    clock.now += 0.25
-    told.sending_started()
+    snapshot(told, clock, 0.25)
     clock.now += 1.0
     step(told, 2, learner_s=0.1, busy_s=0.0)
     assert rows[0]["weights/snapshot_s"] == pytest.approx(0.5)

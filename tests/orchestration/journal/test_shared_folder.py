@@ -38,7 +38,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.mark.parametrize(
     ("path", "found"),
     [
-        ("/work/run", "ext4"),
+        ("/data/run", "ext4"),
         ("/home/me/run", "nfs4"),
         ("/homes/run", "ext4"),
         ("/home/of all/run", "ext4"),
