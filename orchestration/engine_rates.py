@@ -24,14 +24,14 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     preemptions, aborted  responses
     acceptance_position_k share of the k-th drafts of a step (k = 1, 2, ...) that were kept
 
-    What calibrates `temper plan`: engine steps that only draw (decode), and those that also read prompts or follow new
-    weights (prefill).
+    What calibrates `temper plan`: engine steps that only draw (decode), and those in which responses begin or end, or
+    that follow new weights (turnover).
 
-    decode_steps, prefill_steps  how many
-    decode_batch, prefill_batch  tokens drawn in one, mean
-    decode_s, prefill_s          seconds of one, mean
-    decode_batch_std             standard deviation of the tokens
-    decode_token_s               seconds that one more token makes it longer: the slope of the least squares
+    decode_steps, turnover_steps  how many
+    decode_batch, turnover_batch  tokens drawn in one, mean
+    decode_s, turnover_s          seconds of one, mean
+    decode_batch_std              standard deviation of the tokens
+    decode_token_s                seconds that one more token makes it longer: the slope of the least squares
     """
     if not now:
         return {}
@@ -79,9 +79,9 @@ def _step_times(before: Engines, now: Engines) -> dict[str, float]:
         times["rollout/decode_batch_std"] = math.sqrt(variance)
         times["rollout/decode_token_s"] = covariance / variance if variance else 0.0
     if others := _gained(before, now, "steps") - steps:
-        times["rollout/prefill_steps"] = others
-        times["rollout/prefill_batch"] = (generated_tokens(before, now) - tokens) / others
-        times["rollout/prefill_s"] = (_gained(before, now, "step_s") - seconds) / others
+        times["rollout/turnover_steps"] = others
+        times["rollout/turnover_batch"] = (generated_tokens(before, now) - tokens) / others
+        times["rollout/turnover_s"] = (_gained(before, now, "step_s") - seconds) / others
     return times
 
 

@@ -256,7 +256,7 @@ class EngineMetrics:
     accepted_by_position: tuple[int, ...]
     begun: int  # responses that drew their first token
     step_s: float  # in steps: of `busy_s`, without the exchanges of weights
-    # Of the steps, those that read no prompt and did not follow an exchange of weights, which may drop keys and values.
+    # Of the steps, those in which responses neither began nor ended, and that did not follow an exchange of weights.
     plain_steps: int
     plain_tokens: int
     plain_squared_tokens: int  # sum over these steps of the tokens drawn in a step, squared

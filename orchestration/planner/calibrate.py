@@ -1,7 +1,7 @@
 """Rates as a finished run had them, from what it wrote: journal.sqlite, metrics.jsonl, config.yaml.
 
     decode table     the straight line through all engine steps that only drew (rollout/decode_...)
-    prefill          what other engine steps took beyond that line, by the responses that began
+    turnover         what other engine steps took beyond that line, by the responses that began
     lengths          the responses in the journal, or, where it keeps none, their mean in the metrics
     learner          durations of the steps over their response tokens
     verdicts         how long groups were with the verifiers, alone and behind others; the share that was rejected
@@ -140,15 +140,15 @@ def _least_squares(mean_x: float, mean_y: float, variance: float, covariance: fl
 
 
 def _engine(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[str, Any]:
-    """`decode` and `prefill_s`, from sums over all engine steps that the rows put together again."""
-    rows = [row for row in rows if row.get("rollout/decode_steps")]
-    if not rows:
+    """`decode` and `turnover_s`, from sums over all engine steps that the rows put together again."""
+    drew = [row for row in rows if row.get("rollout/decode_steps")]
+    if not drew:
         raise ConfigError(
-            "metrics.jsonl has no rollout/decode_steps, which earlier versions of Temper did not write: give"
-            " plan.rates.decode, or calibrate from a new run"
+            "metrics.jsonl has no rollout/decode_steps, engine steps in which responses neither began nor ended: give"
+            " plan.rates.decode, or calibrate from a run with fewer responses at once"
         )
     names = ("decode_steps", "decode_batch", "decode_s", "decode_batch_std", "decode_token_s")
-    counts, batches, steps_s, spreads, slopes = (np.array([row[f"rollout/{name}"] for row in rows]) for name in names)
+    counts, batches, steps_s, spreads, slopes = (np.array([row[f"rollout/{name}"] for row in drew]) for name in names)
 
     def mean(values: np.ndarray) -> float:
         return float(np.average(values, weights=counts))
@@ -164,15 +164,15 @@ def _engine(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[str, Any
     else:
         covariance = mean(slopes * spreads**2 + (batches - batch) * (steps_s - step_s))
         fixed_s, each_s = _least_squares(batch, step_s, variance, covariance)
+    turned = [row for row in rows if "rollout/turnover_steps" in row]
     beyond_s = sum(
-        row["rollout/prefill_steps"] * (row["rollout/prefill_s"] - fixed_s - each_s * row["rollout/prefill_batch"])
-        for row in rows
-        if "rollout/prefill_steps" in row
+        row["rollout/turnover_steps"] * (row["rollout/turnover_s"] - fixed_s - each_s * row["rollout/turnover_batch"])
+        for row in turned
     )
-    begun = sum(row["rollout/begun"] for row in rows)
+    begun = sum(row["rollout/begun"] for row in turned)
     return {
         "decode": {count: float(count / (fixed_s + each_s * count)) for count in (1, max(most, 2))},
-        "prefill_s": max(beyond_s, 0.0) / begun if begun else 0.0,
+        "turnover_s": max(beyond_s, 0.0) / begun if begun else 0.0,
     }
 
 

@@ -6,8 +6,8 @@
 Every running response draws its tokens at the same pace, so one number serves them all: `drawn`, the tokens that a
 response would have that runs since the beginning. A response of length L that starts at `drawn` = d ends when `drawn`
 reaches d + L, however often the batch grows and shrinks meanwhile (processor sharing in virtual time). A heap of these
-ends gives the next one in O(log n), and nothing is touched between two ends. While the prompt of a response that starts
-is read, all others stand still, and an update waits for it.
+ends gives the next one in O(log n), and nothing is touched between two ends. While a response is taken in, its prompt
+read, all others stand still, and an update waits for it.
 
 The engine looks ahead to the end of its next group on copies, so that a group costs one event of the simulation and not
 one per response; whatever happens before that (new groups, an update) makes it look again.
@@ -24,10 +24,10 @@ class Engine:
     """Times are seconds since the start of the simulation and never go back. Lengths are tokens, at least 1.
 
     pace       seconds per decode step by responses running; its last index is how many run at once
-    prefill_s  of each response that starts
+    turnover_s of each response, for its start and its end: spent when it starts
     """
 
-    def __init__(self, name: str, pace: Sequence[float], version: int, now: float, prefill_s: float = 0.0) -> None:
+    def __init__(self, name: str, pace: Sequence[float], version: int, now: float, turnover_s: float = 0.0) -> None:
         self.name = name
         self.version = version
         self.busy_s = 0.0  # with something running, pauses left out; prompts count when they begin to be read
@@ -36,7 +36,7 @@ class Engine:
         self.finished = -1  # that group
         self.epoch = 0  # of `finish`: it grows when the engine looks again
         self._pace = pace
-        self._prefill_s = prefill_s
+        self._turnover_s = turnover_s
         self._room = len(pace) - 1
         self._now = now
         self._drawn = 0.0
@@ -61,8 +61,8 @@ class Engine:
             first, _, length = heapq.heappop(self._line)
             self._oldest.setdefault(first, self.version)
             heapq.heappush(self._running, (self._drawn + length, first))
-            self._now += self._prefill_s
-            self.busy_s += self._prefill_s
+            self._now += self._turnover_s
+            self.busy_s += self._turnover_s
 
     def update(self, version: int, now: float, pause_s: float) -> float:
         """New weights: generation stands still for `pause_s`, and goes on with them; returns when."""
@@ -124,7 +124,7 @@ class Engine:
                 if later not in oldest:
                     oldest[later] = self.version
                 heapq.heapreplace(running, (drawn + length, later))
-                now += self._prefill_s
+                now += self._turnover_s
             else:
                 heapq.heappop(running)
             left[first] -= 1

@@ -62,7 +62,7 @@ class Rates:
     """Seconds, tokens, tokens per second. Raises ValueError for what cannot be."""
 
     decode: Mapping[int, float] = field(default_factory=dict)  # tokens/s of an engine by responses running, in sum
-    prefill_s: float = 0.0  # of an engine, for the start of one response: nothing else is drawn meanwhile
+    turnover_s: float = 0.0  # of an engine, to begin and end one response, its prompt: nothing is drawn meanwhile
     lengths: Lengths = field(default_factory=Lengths)
     learner_tokens_per_s: float | None = None  # response tokens, of one rank
     learner_fixed_s: float = 0.0  # of every step, whatever its size: the optimizer, the batch on its way
@@ -154,6 +154,6 @@ class Rates:
 
 
 _TIMES = (
-    *("prefill_s", "learner_fixed_s", "verdict_latency_s", "overhead_s", "snapshot_s", "transfer_s", "pause_s"),
+    *("turnover_s", "learner_fixed_s", "verdict_latency_s", "overhead_s", "snapshot_s", "transfer_s", "pause_s"),
     *("checkpoint_s", "restart_s"),
 )

@@ -83,7 +83,7 @@ class EngineStats:
     def _time(self, seconds: float, scheduler: "SchedulerStats", iteration: "IterationStats | None") -> None:
         self._step_s += seconds
         exchanged, self._exchanged = self._exchanged, False
-        if iteration is None or exchanged or iteration.num_prompt_tokens:
+        if iteration is None or exchanged or iteration.num_prompt_tokens or iteration.finished_requests:
             return
         tokens = iteration.num_generation_tokens
         if not tokens or tokens < scheduler.num_running_reqs:  # one of those that run reads a part of its prompt

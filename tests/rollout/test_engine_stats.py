@@ -21,7 +21,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def record(counters: stats.EngineStats, tokens: int, running: int, prompts: int = 0) -> None:
+def record(counters: stats.EngineStats, tokens: int, running: int, prompts: int = 0, ended: int = 0) -> None:
     prefix = SimpleNamespace(queries=0, hits=0)
     counters.record(
         scheduler_stats=SimpleNamespace(
@@ -32,29 +32,35 @@ def record(counters: stats.EngineStats, tokens: int, running: int, prompts: int 
             num_preempted_reqs=0,
             num_prompt_tokens=9 * prompts,
             time_to_first_tokens_iter=[0.1] * prompts,
+            finished_requests=[object()] * ended,
         ),
     )
 
 
 def test_steps_that_only_draw_are_timed_apart(clock):
-    """An idle time, prompts of 8 responses, two steps that draw, an exchange of weights and the step after it, one
-    that draws beside a part of a prompt, one more that draws."""
+    """An idle time, prompts of 8 responses, two steps that draw, one in which 4 responses end, an exchange of weights
+    and the step after it, one that draws beside a part of a prompt, one more that draws."""
     admission = SimpleNamespace(busy_since=None, inside=0, waiting=0, capacity=8, busy_s=0.0)
     counters = stats.EngineStats(admission)
     clock.now += 100.0
     admission.busy_since = clock.now
-    for seconds, tokens, running, prompts in ((2.0, 8, 8, 8), (1.0, 8, 8, 0), (0.5, 8, 4, 0)):
+    for seconds, tokens, running, prompts, ended in (
+        (2.0, 8, 8, 8, 0),
+        (1.0, 8, 8, 0, 0),
+        (0.5, 7, 7, 0, 0),
+        (16.0, 7, 3, 0, 4),
+    ):
         clock.now += seconds
-        record(counters, tokens, running, prompts)
+        record(counters, tokens, running, prompts, ended)
     clock.now += 10.0
     counters.exchanged()
-    for seconds, tokens, running in ((4.0, 4, 4), (8.0, 4, 5), (0.25, 4, 3)):
+    for seconds, tokens, running in ((4.0, 3, 3), (8.0, 3, 4), (0.25, 3, 3)):
         clock.now += seconds
         record(counters, tokens, running)
     found = counters.metrics(SimpleNamespace(admission=admission, aborted=0))
-    assert (found.steps, found.begun, found.generated_tokens) == (6, 8, 36)
-    assert found.step_s == pytest.approx(2.0 + 1.0 + 0.5 + 4.0 + 8.0 + 0.25)
-    assert (found.plain_steps, found.plain_tokens) == (3, 8 + 8 + 4)
-    assert found.plain_squared_tokens == 64 + 64 + 16
+    assert (found.steps, found.begun, found.generated_tokens) == (7, 8, 8 + 8 + 7 + 7 + 9)
+    assert found.step_s == pytest.approx(2.0 + 1.0 + 0.5 + 16.0 + 4.0 + 8.0 + 0.25)
+    assert (found.plain_steps, found.plain_tokens) == (3, 8 + 7 + 3)
+    assert found.plain_squared_tokens == 64 + 49 + 9
     assert found.plain_s == pytest.approx(1.0 + 0.5 + 0.25)
-    assert found.plain_token_s == pytest.approx(8 * 1.0 + 8 * 0.5 + 4 * 0.25)
+    assert found.plain_token_s == pytest.approx(8 * 1.0 + 7 * 0.5 + 3 * 0.25)

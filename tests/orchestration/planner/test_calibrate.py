@@ -25,7 +25,7 @@ TRUE = Rates(
     learner_tokens_per_s=400.0,
     verdicts_per_s=16.0,
     verdict_latency_s=0.3,
-    prefill_s=0.004,
+    turnover_s=0.004,
     snapshot_s=0.125,
     transfer_s=0.25,
     pause_s=0.0625,
@@ -90,7 +90,7 @@ def made_up(folder: Path, plan: RunPlan, *, rates: Rates = TRUE, rows: int = STE
     for number, step in enumerate(run.steps[:rows]):
         before = run.steps[number - 1] if number else None
         batch = 4.0 + 3.0 * number
-        prefill_s = 0.020 + 0.001 * batch + GROUPS * SIZE * TRUE.prefill_s / 2
+        turnover_s = 0.020 + 0.001 * batch + GROUPS * SIZE * TRUE.turnover_s / 2
         step_s = step.at_s - (before.at_s if before else 0.0)
         lines.append(
             {
@@ -105,9 +105,9 @@ def made_up(folder: Path, plan: RunPlan, *, rates: Rates = TRUE, rows: int = STE
                 "rollout/decode_s": 0.020 + 0.001 * batch,
                 "rollout/decode_batch_std": 2.0,
                 "rollout/decode_token_s": 0.001,
-                "rollout/prefill_steps": 2,
-                "rollout/prefill_batch": batch,
-                "rollout/prefill_s": prefill_s,
+                "rollout/turnover_steps": 2,
+                "rollout/turnover_batch": batch,
+                "rollout/turnover_s": turnover_s,
                 **(SENT if number else {}),
                 "rollout/utilisation": (busy_s[number] - (busy_s[number - 1] if number else 0.0)) / step_s,
             }
@@ -126,7 +126,7 @@ def test_the_rates_of_a_run_are_found_again(tmp_path: Path, plan: RunPlan):
     assert found.learner_tokens_per_s == pytest.approx(400.0)
     assert found.verdicts_per_s == pytest.approx(16.0, rel=0.03)
     assert found.verdict_latency_s == pytest.approx(0.3, abs=0.03)
-    assert found.prefill_s == pytest.approx(0.004)
+    assert found.turnover_s == pytest.approx(0.004)
     assert found.snapshot_s == pytest.approx(0.125)
     assert (found.transfer_s, found.pause_s) == pytest.approx((0.25 - WAITED_S, 0.0625))
     assert found.rejected == 0.0
@@ -163,7 +163,14 @@ def test_a_run_whose_steps_are_all_alike_shows_the_line_within_them():
     assumed: list[str] = []
     found = _engine([row(30, 12)] * 5, 64, assumed)
     assert found["decode"] == pytest.approx(TRUE.decode)
-    assert (found["prefill_s"], assumed) == (0.0, [])
+    assert (found["turnover_s"], assumed) == (0.0, [])
+
+
+def test_what_begins_and_ends_counts_also_where_nothing_else_was_drawn():
+    """The second step has engine steps of the one kind only: 4 of 50 ms above the line, for 40 responses in all."""
+    turnover = {"rollout/turnover_steps": 4, "rollout/turnover_batch": 30.0, "rollout/turnover_s": 0.1}
+    found = _engine([row(30, 12), {**turnover, "rollout/begun": 40}], 64, [])
+    assert found["turnover_s"] == pytest.approx(4 * 0.05 / 40)
 
 
 def test_a_line_between_the_steps_counts_with_those_within_them():

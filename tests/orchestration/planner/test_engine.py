@@ -69,7 +69,7 @@ def test_an_update_pauses_everything_and_marks_what_starts_after_it():
 def test_a_prompt_holds_all_others_up():
     """Length 3 alone: 1 s for its prompt and until 3 s two tokens; another prompt until 4 s, which an update at 3.5 s
     waits for, and 2 s of pause; one token of both together until 7.5 s, which ends the first, and one more."""
-    engine = Engine("a", PACE, version=0, now=0.0, prefill_s=1.0)
+    engine = Engine("a", PACE, version=0, now=0.0, turnover_s=1.0)
     engine.add(0, [3], 0.0)
     assert engine.look_ahead() == 4.0
     engine.add(1, [2], 3.0)
@@ -81,7 +81,7 @@ def test_a_prompt_holds_all_others_up():
 def test_a_prompt_from_the_line_is_read_when_its_turn_comes():
     """Room for one: 1 s prompt and 2 tokens, twice. Brought up to 3.5 s, in the middle of the second prompt, it goes on
     from there."""
-    engine = Engine("a", PACE[:2], version=0, now=0.0, prefill_s=1.0)
+    engine = Engine("a", PACE[:2], version=0, now=0.0, turnover_s=1.0)
     engine.add(0, [2, 2], 0.0)
     assert engine.look_ahead() == 6.0
     engine.advance(3.5)
@@ -92,7 +92,7 @@ def test_a_prompt_from_the_line_is_read_when_its_turn_comes():
 
 def test_a_group_ends_before_the_prompt_of_its_successor_is_read():
     """Room for one: group 0 ends at 3 s, group 1 takes its place and reads until 4 s; news at 3.5 s finds it there."""
-    engine = Engine("a", PACE[:2], version=0, now=0.0, prefill_s=1.0)
+    engine = Engine("a", PACE[:2], version=0, now=0.0, turnover_s=1.0)
     engine.add(0, [2], 0.0)
     engine.add(1, [1], 0.0)
     assert engine.look_ahead() == 3.0

@@ -119,7 +119,7 @@ class Publications(Simulation):
 def test_weights_wait_for_the_prompts_that_an_engine_reads():
     """S = 1, 0.1 s a prompt: one publication lets go group 2 of 2 with its prompts until 0.4 s after it; were another
     version there 0.2 s after, it would be confirmed after 0.4 s."""
-    rates = {"prefill_s": 0.1, "learner_fixed_s": 0.0, "learner_tokens_per_s": 1600.0, "snapshot_s": 0.0}
+    rates = {"turnover_s": 0.1, "learner_fixed_s": 0.0, "learner_tokens_per_s": 1600.0, "snapshot_s": 0.0}
     rates |= {"transfer_s": 0.05, "pause_s": 0.05}
     simulation = Publications(setting(max_staleness=1, groups_per_step=1, total_steps=4, rates=rates))
     simulation.run()
@@ -209,7 +209,7 @@ settings = st.builds(
             "verdicts_per_s": verdicts,
             "hours_between_losses": losses,
             "pause_s": pause,
-            "prefill_s": prefill,
+            "turnover_s": prefill,
             "rejected": rejected,
             "restart_s": 1.0,
         },
@@ -253,7 +253,7 @@ def test_what_holds_for_every_run(chosen: Setting):
         previous = totals
         assert 0 <= step.mean_age <= step.oldest <= pacing.max_staleness
         assert step.learner_busy_s <= step.at_s + 1e-9
-        prompts_s = chosen.rates.prefill_s * chosen.running  # which count when they begin to be read
+        prompts_s = chosen.rates.turnover_s * chosen.running  # which count when they begin to be read
         assert step.rollout_busy_s <= (step.at_s + prompts_s) * chosen.workers + 1e-6
     assert simulation.steps[-1].tokens_drawn >= sum(simulation.trained_tokens) - 1e-6
 
