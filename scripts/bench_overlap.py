@@ -139,7 +139,7 @@ class Pin:
             spent = {each.id: each.user_time + each.system_time for each in psutil.Process(self._process).threads()}
             since = {thread: cpu_s - self._before.setdefault(thread, cpu_s) for thread, cpu_s in spent.items()}
             busiest = max(since, key=since.__getitem__)
-            for thread in since:
+            for thread in since if since[busiest] else ():
                 os.sched_setaffinity(thread, ENGINE_CORES if thread == busiest else self._others)
 
 
