@@ -5,8 +5,7 @@ prints Markdown for docs/benchmarks.md.
 
 For several costs of a learner step and sizes of the engine's batch:
 
-    runs    with max_staleness 0, which is synchronous, 1 and 2; the thread that steps the engine has core 0 to itself,
-            all else the others
+    runs    with max_staleness 0, which is synchronous, 1 and 2; the engine has core 0 to itself, all else the others
     alone   engine and learner at the same time, each on its cores, and neither waits for the other: the engine draws as
             many groups at once as the last of these runs may, with the policy it ended with; the learner trains on that
             run's rollouts and makes new weights ready after every step
@@ -32,8 +31,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import psutil
-
 from orchestration.config import RunPlan, load_saved_plan
 from orchestration.journal import Journal
 from orchestration.monitor.metrics_log import Row, read_metrics
@@ -58,7 +55,7 @@ PLANNED += ("foretold from the synchronous run", "error", "from the asynchronous
 LEAST_SHARE = 0.9  # of the slower side alone: what the largest of BOUNDS should reach
 LARGEST_ERROR = 0.15  # of the foretold ratio
 FAST_STEPS = 3  # of the learner alone, before the clock starts
-PIN_EVERY_S = 0.5
+PIN_EVERY_S = 0.5  # threads that an engine starts later inherit its core, unless they start in this very moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +88,9 @@ def train(folder: Path, arguments: argparse.Namespace, staleness: int, overrides
         ]
     )
     found = RunFolder(folder.absolute())
-    pins: dict[int, Pin] = {}
     while (code := process.poll()) is None:
         for number in engines_of(found.logs / "driver.log"):
-            pins.setdefault(number, Pin(number)).look()
+            pin(number)
         time.sleep(PIN_EVERY_S)
     if code:
         raise SystemExit(f"the run in {folder} failed with exit code {code}: see its logs/")
@@ -125,22 +121,11 @@ def engines_of(log: Path) -> list[int]:
     return [int(number) for number in re.findall(r"rollout-\d+ is up, process (\d+)", text)]
 
 
-class Pin:
-    """Keeps the thread of an engine's process that works most on the engine's cores, and the others off them."""
-
-    def __init__(self, process: int) -> None:
-        self._process = process
-        self._before: dict[int, float] = {}  # CPU seconds of each thread when it was first seen
-        self._others = os.sched_getaffinity(0)
-
-    def look(self) -> None:
-        """To be called from time to time: the first call knows nothing yet."""
-        with contextlib.suppress(psutil.Error, ProcessLookupError):  # it has ended
-            spent = {each.id: each.user_time + each.system_time for each in psutil.Process(self._process).threads()}
-            since = {thread: cpu_s - self._before.setdefault(thread, cpu_s) for thread, cpu_s in spent.items()}
-            busiest = max(since, key=since.__getitem__)
-            for thread in since if since[busiest] else ():
-                os.sched_setaffinity(thread, ENGINE_CORES if thread == busiest else self._others)
+def pin(process: int) -> None:
+    """Give a process, all its threads, the engine's cores."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for thread in os.listdir(f"/proc/{process}/task"):
+            os.sched_setaffinity(int(thread), ENGINE_CORES)
 
 
 async def alone(run: Run, seconds: float) -> Sides:
@@ -158,8 +143,7 @@ async def alone(run: Run, seconds: float) -> Sides:
     connect(plan.cluster, services.cpus)
     try:
         worker, _ = await asyncio.gather(services.start_rollout_worker(), services.learner.start(policy, None))
-        pin = Pin(services.alive[worker.name].pid)
-        pin.look()
+        pin(services.alive[worker.name].pid)
         encode = encoder(AutoTokenizer.from_pretrained(policy), plan.task.chat)
         batches = batches_of(plan, run.folder)
         numbers, taken = itertools.count(), itertools.count()
@@ -181,7 +165,6 @@ async def alone(run: Run, seconds: float) -> Sides:
         work = [asyncio.create_task(one) for one in (learn(), *(draw() for _ in range(in_flight)))]
         while trained < FAST_STEPS or (await worker.metrics()).generated_tokens < 2 * run.step_tokens:
             await first_failure(work, 0.1)
-        pin.look()
         before, drawn, began = trained, (await worker.metrics()).generated_tokens, time.perf_counter()
         await first_failure(work, seconds)
         drawn, spent_s = (await worker.metrics()).generated_tokens - drawn, time.perf_counter() - began
