@@ -32,6 +32,7 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     decode_s, turnover_s          seconds of one, mean
     decode_batch_std              standard deviation of the tokens
     decode_token_s                seconds that one more token makes it longer: the slope of the least squares
+    aside_s                       CPU seconds of the engines' processes besides: requests, responses, weights
     """
     if not now:
         return {}
@@ -47,6 +48,7 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     if steps := _gained(before, now, "steps"):
         rates["rollout/batch"] = generated_tokens(before, now) / steps
         rates["rollout/begun"] = _gained(before, now, "begun")
+        rates["rollout/aside_s"] = _gained(before, now, "aside_s")
         rates |= _step_times(before, now)
     if prompt:
         rates["rollout/prefix_hit_rate"] = cached / prompt

@@ -2,6 +2,7 @@
 
     decode table     the straight line through all engine steps that only drew (rollout/decode_...)
     turnover         what other engine steps took beyond that line, by the responses that began
+    aside            what the engines' processes did beside their steps, likewise
     lengths          the responses in the journal, or, where it keeps none, their mean in the metrics
     learner          durations of the steps over their response tokens
     verdicts         how long groups were with the verifiers, alone and behind others; the share that was rejected
@@ -140,7 +141,7 @@ def _least_squares(mean_x: float, mean_y: float, variance: float, covariance: fl
 
 
 def _engine(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[str, Any]:
-    """`decode` and `turnover_s`, from sums over all engine steps that the rows put together again."""
+    """`decode`, `turnover_s` and `aside_s`, from sums over all engine steps that the rows put together again."""
     drew = [row for row in rows if row.get("rollout/decode_steps")]
     if not drew:
         raise ConfigError(
@@ -173,6 +174,7 @@ def _engine(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[str, Any
     return {
         "decode": {count: float(count / (fixed_s + each_s * count)) for count in (1, max(most, 2))},
         "turnover_s": max(beyond_s, 0.0) / begun if begun else 0.0,
+        "aside_s": sum(row["rollout/aside_s"] for row in turned) / begun if begun else 0.0,
     }
 
 

@@ -7,7 +7,8 @@ Every running response draws its tokens at the same pace, so one number serves t
 response would have that runs since the beginning. A response of length L that starts at `drawn` = d ends when `drawn`
 reaches d + L, however often the batch grows and shrinks meanwhile (processor sharing in virtual time). A heap of these
 ends gives the next one in O(log n), and nothing is touched between two ends. While a response is taken in, its prompt
-read, all others stand still, and an update waits for it.
+read, all others stand still, and an update waits for it. What its end leaves to do beside the drawing is done before
+the next response is taken in, and costs nothing where none is for that long.
 
 The engine looks ahead to the end of its next group on copies, so that a group costs one event of the simulation and not
 one per response; whatever happens before that (new groups, an update) makes it look again.
@@ -25,9 +26,12 @@ class Engine:
 
     pace       seconds per decode step by responses running; its last index is how many run at once
     turnover_s of each response, for its start and its end: spent when it starts
+    aside_s    of each response, after its end
     """
 
-    def __init__(self, name: str, pace: Sequence[float], version: int, now: float, turnover_s: float = 0.0) -> None:
+    def __init__(
+        self, name: str, pace: Sequence[float], version: int, now: float, turnover_s: float = 0.0, aside_s: float = 0.0
+    ) -> None:
         self.name = name
         self.version = version
         self.busy_s = 0.0  # with something running, pauses left out; prompts count when they begin to be read
@@ -37,6 +41,8 @@ class Engine:
         self.epoch = 0  # of `finish`: it grows when the engine looks again
         self._pace = pace
         self._turnover_s = turnover_s
+        self._aside_s = aside_s
+        self._aside_until = 0.0  # what has ended is dealt with
         self._room = len(pace) - 1
         self._now = now
         self._drawn = 0.0
@@ -61,8 +67,8 @@ class Engine:
             first, _, length = heapq.heappop(self._line)
             self._oldest.setdefault(first, self.version)
             heapq.heappush(self._running, (self._drawn + length, first))
-            self._now += self._turnover_s
-            self.busy_s += self._turnover_s
+            began, self._now = self._now, max(self._now, self._aside_until) + self._turnover_s
+            self.busy_s += self._now - began
 
     def update(self, version: int, now: float, pause_s: float) -> float:
         """New weights: generation stands still for `pause_s`, and goes on with them; returns when."""
@@ -82,16 +88,16 @@ class Engine:
         self.epoch += 1
         self.finish, self.finished = NEVER, -1
         if self._left:
-            before = self._now, self._drawn, self.busy_s, self.tokens
+            before = self._now, self._aside_until, self._drawn, self.busy_s, self.tokens
             copies = self._running.copy(), self._line.copy(), self._left.copy(), self._oldest.copy()
             self.finished, self.finish = self._walk(NEVER, *copies)
-            self._ahead = (self._now, self._drawn, self.busy_s, self.tokens), copies
-            self._now, self._drawn, self.busy_s, self.tokens = before
+            self._ahead = (self._now, self._aside_until, self._drawn, self.busy_s, self.tokens), copies
+            self._now, self._aside_until, self._drawn, self.busy_s, self.tokens = before
         return self.finish
 
     def take_finished(self) -> tuple[int, int]:
         """At the time `finish`: the group that ends, and the oldest version that drew one of its tokens."""
-        (self._now, self._drawn, self.busy_s, self.tokens), copies = self._ahead
+        (self._now, self._aside_until, self._drawn, self.busy_s, self.tokens), copies = self._ahead
         self._running, self._line, self._left, self._oldest = copies
         return self.finished, self._oldest.pop(self.finished)
 
@@ -119,12 +125,13 @@ class Engine:
                 break
             tokens += (end - drawn) * count
             now, drawn = then, end
+            self._aside_until = max(self._aside_until, now) + self._aside_s
             if line:
                 later, _, length = heapq.heappop(line)
                 if later not in oldest:
                     oldest[later] = self.version
                 heapq.heapreplace(running, (drawn + length, later))
-                now += self._turnover_s
+                now = max(now, self._aside_until) + self._turnover_s
             else:
                 heapq.heappop(running)
             left[first] -= 1

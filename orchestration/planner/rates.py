@@ -63,6 +63,7 @@ class Rates:
 
     decode: Mapping[int, float] = field(default_factory=dict)  # tokens/s of an engine by responses running, in sum
     turnover_s: float = 0.0  # of an engine, to begin and end one response, its prompt: nothing is drawn meanwhile
+    aside_s: float = 0.0  # of an engine's process, to hand one response on: done before the next one is taken in
     lengths: Lengths = field(default_factory=Lengths)
     learner_tokens_per_s: float | None = None  # response tokens, of one rank
     learner_fixed_s: float = 0.0  # of every step, whatever its size: the optimizer, the batch on its way
@@ -154,6 +155,15 @@ class Rates:
 
 
 _TIMES = (
-    *("turnover_s", "learner_fixed_s", "verdict_latency_s", "overhead_s", "snapshot_s", "transfer_s", "pause_s"),
+    *(
+        "turnover_s",
+        "aside_s",
+        "learner_fixed_s",
+        "verdict_latency_s",
+        "overhead_s",
+        "snapshot_s",
+        "transfer_s",
+        "pause_s",
+    ),
     *("checkpoint_s", "restart_s"),
 )

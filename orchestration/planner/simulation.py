@@ -206,8 +206,9 @@ class Simulation:
 
     def _join(self, version: int) -> None:
         name = next(self._names)
-        self._engines[name] = Engine(name, self._pace, version, self.now, self.setting.rates.turnover_s)
-        if (hours := self.setting.rates.hours_between_losses) is not None:
+        rates = self.setting.rates
+        self._engines[name] = Engine(name, self._pace, version, self.now, rates.turnover_s, rates.aside_s)
+        if (hours := rates.hours_between_losses) is not None:
             self._at(self.now + self._chance.expovariate(1 / (hours * HOUR_S)), self._lose, name)
         self._tell(events.WorkerJoined(worker=name, version=version, capacity=self.setting.capacity))
 

@@ -24,10 +24,13 @@ class EngineStats:
     of weights: taking requests in and handing responses on is its work too.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, steps_here: bool = True) -> None:
         self.last_step_at = time.perf_counter()
         self._admission = admission
         self._exchanged = False  # weights, since the last step
+        self._steps_here = steps_here  # in this process
+        self._aside_before_s: float | None = None  # CPU seconds of other threads before the first step
+        self._aside_s = 0.0
         self._steps = 0
         self._begun = 0
         self._step_s = 0.0
@@ -54,6 +57,11 @@ class EngineStats:
     ) -> None:
         """Called by vLLM after every step."""
         began, self.last_step_at = self._step_began, time.perf_counter()
+        if self._steps_here:
+            spent_s = time.process_time() - time.thread_time()
+            if self._aside_before_s is None:
+                self._aside_before_s = spent_s
+            self._aside_s = spent_s - self._aside_before_s
         if iteration_stats is not None:
             self._generated_tokens += iteration_stats.num_generation_tokens
             self._preemptions += iteration_stats.num_preempted_reqs
@@ -113,6 +121,7 @@ class EngineStats:
             accepted_by_position=tuple(self._accepted),
             begun=self._begun,
             step_s=self._step_s,
+            aside_s=self._aside_s,
             plain_steps=self._plain_steps,
             plain_tokens=self._plain_tokens,
             plain_squared_tokens=self._plain_squared_tokens,
@@ -129,8 +138,9 @@ class EngineStats:
 
 def watch(vllm: Any, admission: Admission) -> EngineStats:
     """Take the place of the loggers of an LLMEngine or AsyncLLM, started with disable_log_stats=False."""
-    stats = vllm.logger_manager = EngineStats(admission)
-    if hasattr(vllm, "_logger_ref"):  # AsyncLLM's output task, which is running already, looks here
+    asynchronous = hasattr(vllm, "_logger_ref")  # AsyncLLM, whose output task, which is running already, looks there
+    stats = vllm.logger_manager = EngineStats(admission, steps_here=not asynchronous)
+    if asynchronous:
         vllm._logger_ref[0] = stats
     return stats
 

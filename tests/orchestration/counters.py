@@ -18,6 +18,7 @@ NEW = EngineMetrics(
     accepted_by_position=(),
     begun=0,
     step_s=0.0,
+    aside_s=0.0,
     plain_steps=0,
     plain_tokens=0,
     plain_squared_tokens=0,

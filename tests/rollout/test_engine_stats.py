@@ -9,9 +9,17 @@ from rollout.vllm_adapter import stats
 
 class Clock:
     now = 50.0
+    process_s = 9.0
+    thread_s = 2.0
 
     def perf_counter(self) -> float:
         return self.now
+
+    def process_time(self) -> float:
+        return self.process_s
+
+    def thread_time(self) -> float:
+        return self.thread_s
 
 
 @pytest.fixture
@@ -64,3 +72,14 @@ def test_steps_that_only_draw_are_timed_apart(clock):
     assert found.plain_squared_tokens == 64 + 49 + 9
     assert found.plain_s == pytest.approx(1.0 + 0.5 + 0.25)
     assert found.plain_token_s == pytest.approx(8 * 1.0 + 7 * 0.5 + 3 * 0.25)
+
+
+@pytest.mark.parametrize(("steps_here", "aside_s"), [(True, 2.5), (False, 0.0)])
+def test_what_other_threads_do_counts_from_the_first_step(clock, steps_here, aside_s):
+    """9 s of the process before the first step, 2 of them in this thread; then 4 more, of which this thread 1.5; where
+    a process of its own steps, the others take nothing from it."""
+    admission = SimpleNamespace(busy_since=None, inside=0, waiting=0, capacity=8, busy_s=0.0)
+    counters = stats.EngineStats(admission, steps_here=steps_here)
+    for clock.process_s, clock.thread_s in ((9.0, 2.0), (10.0, 2.5), (13.0, 3.5)):
+        record(counters, tokens=1, running=1)
+    assert counters.metrics(SimpleNamespace(admission=admission, aborted=0)).aside_s == aside_s

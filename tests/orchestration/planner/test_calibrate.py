@@ -26,6 +26,7 @@ TRUE = Rates(
     verdicts_per_s=16.0,
     verdict_latency_s=0.3,
     turnover_s=0.004,
+    aside_s=0.002,
     snapshot_s=0.125,
     transfer_s=0.25,
     pause_s=0.0625,
@@ -100,6 +101,7 @@ def made_up(folder: Path, plan: RunPlan, *, rates: Rates = TRUE, rows: int = STE
                 "train/reward": 0.5,
                 "rollout/response_tokens": float(TOKENS),
                 "rollout/begun": GROUPS * SIZE,
+                "rollout/aside_s": GROUPS * SIZE * TRUE.aside_s,
                 "rollout/decode_steps": 20,
                 "rollout/decode_batch": batch,
                 "rollout/decode_s": 0.020 + 0.001 * batch,
@@ -126,7 +128,7 @@ def test_the_rates_of_a_run_are_found_again(tmp_path: Path, plan: RunPlan):
     assert found.learner_tokens_per_s == pytest.approx(400.0)
     assert found.verdicts_per_s == pytest.approx(16.0, rel=0.03)
     assert found.verdict_latency_s == pytest.approx(0.3, abs=0.03)
-    assert found.turnover_s == pytest.approx(0.004)
+    assert (found.turnover_s, found.aside_s) == (pytest.approx(0.004), pytest.approx(0.002))
     assert found.snapshot_s == pytest.approx(0.125)
     assert (found.transfer_s, found.pause_s) == pytest.approx((0.25 - WAITED_S, 0.0625))
     assert found.rejected == 0.0
@@ -169,7 +171,7 @@ def test_a_run_whose_steps_are_all_alike_shows_the_line_within_them():
 def test_what_begins_and_ends_counts_also_where_nothing_else_was_drawn():
     """The second step has engine steps of the one kind only: 4 of 50 ms above the line, for 40 responses in all."""
     turnover = {"rollout/turnover_steps": 4, "rollout/turnover_batch": 30.0, "rollout/turnover_s": 0.1}
-    found = _engine([row(30, 12), {**turnover, "rollout/begun": 40}], 64, [])
+    found = _engine([row(30, 12), {**turnover, "rollout/begun": 40, "rollout/aside_s": 0.1}], 64, [])
     assert found["turnover_s"] == pytest.approx(4 * 0.05 / 40)
 
 

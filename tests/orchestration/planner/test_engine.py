@@ -101,6 +101,19 @@ def test_a_group_ends_before_the_prompt_of_its_successor_is_read():
     assert run(engine) == [(5.5, 1)]
 
 
+def test_what_an_end_leaves_to_do_holds_up_the_next_start_only():
+    """Room for one: group 0 ends at 2 s and leaves work until 5 s, when group 1 starts, and ends at 6 s; group 2 comes
+    at 10 s, when the work that group 1 left is done, and starts at once."""
+    engine = Engine("a", PACE[:2], version=0, now=0.0, aside_s=3.0)
+    engine.add(0, [2], 0.0)
+    engine.add(1, [1], 0.0)
+    assert run(engine) == [(2.0, 0), (6.0, 1)]
+    engine.add(2, [1], 10.0)
+    assert run(engine) == [(11.0, 2)]
+    engine.add(3, [1], 12.0)
+    assert run(engine) == [(15.0, 3)]
+
+
 def test_looking_ahead_changes_nothing():
     """The same engine looked at ten times on the way ends its groups when one looked at once does."""
     often, once = (Engine("a", PACE, version=0, now=0.0) for _ in range(2))

@@ -200,7 +200,7 @@ def test_the_pace_that_is_foretold_is_that_of_a_long_run():
 
 
 settings = st.builds(
-    lambda staleness, publish, spread, verdicts, losses, pause, prefill, rejected, **rest: setting(
+    lambda staleness, publish, spread, verdicts, losses, pause, prefill, aside, rejected, **rest: setting(
         max_staleness=staleness,
         publish_every=min(publish, staleness + 1),
         rates={
@@ -210,6 +210,7 @@ settings = st.builds(
             "hours_between_losses": losses,
             "pause_s": pause,
             "turnover_s": prefill,
+            "aside_s": aside,
             "rejected": rejected,
             "restart_s": 1.0,
         },
@@ -224,6 +225,7 @@ settings = st.builds(
     losses=st.sampled_from([None, 0.01]),
     pause=st.sampled_from([0.0, 0.2]),
     prefill=st.sampled_from([0.0, 0.1]),
+    aside=st.sampled_from([0.0, 0.2]),
     rejected=st.sampled_from([0.0, 0.3]),
     refills=st.integers(0, 2),
     workers=st.integers(1, 4),
@@ -253,8 +255,8 @@ def test_what_holds_for_every_run(chosen: Setting):
         previous = totals
         assert 0 <= step.mean_age <= step.oldest <= pacing.max_staleness
         assert step.learner_busy_s <= step.at_s + 1e-9
-        prompts_s = chosen.rates.turnover_s * chosen.running  # which count when they begin to be read
-        assert step.rollout_busy_s <= (step.at_s + prompts_s) * chosen.workers + 1e-6
+        begun_s = (chosen.rates.turnover_s + chosen.rates.aside_s) * chosen.running  # which counts when it begins
+        assert step.rollout_busy_s <= (step.at_s + begun_s) * chosen.workers + 1e-6
     assert simulation.steps[-1].tokens_drawn >= sum(simulation.trained_tokens) - 1e-6
 
 
