@@ -172,7 +172,7 @@ def test_what_begins_and_ends_counts_also_where_nothing_else_was_drawn():
     """The second step has engine steps of the one kind only: 4 of 50 ms above the line, for 40 responses in all."""
     turnover = {"rollout/turnover_steps": 4, "rollout/turnover_batch": 30.0, "rollout/turnover_s": 0.1}
     found = _engine([row(30, 12), {**turnover, "rollout/begun": 40, "rollout/aside_s": 0.1}], 64, [])
-    assert found["turnover_s"] == pytest.approx(4 * 0.05 / 40)
+    assert (found["turnover_s"], found["aside_s"]) == pytest.approx((4 * 0.05 / 40, 0.1 / 40))
 
 
 def test_a_line_between_the_steps_counts_with_those_within_them():

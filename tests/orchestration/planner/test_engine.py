@@ -103,7 +103,8 @@ def test_a_group_ends_before_the_prompt_of_its_successor_is_read():
 
 def test_what_an_end_leaves_to_do_holds_up_the_next_start_only():
     """Room for one: group 0 ends at 2 s and leaves work until 5 s, when group 1 starts, and ends at 6 s; group 2 comes
-    at 10 s, when the work that group 1 left is done, and starts at once."""
+    at 10 s, when the work that group 1 left is done, and starts at once; group 3 at 12 s waits until 14 s for what
+    group 2 left."""
     engine = Engine("a", PACE[:2], version=0, now=0.0, aside_s=3.0)
     engine.add(0, [2], 0.0)
     engine.add(1, [1], 0.0)

@@ -200,7 +200,7 @@ def test_the_pace_that_is_foretold_is_that_of_a_long_run():
 
 
 settings = st.builds(
-    lambda staleness, publish, spread, verdicts, losses, pause, prefill, aside, rejected, **rest: setting(
+    lambda staleness, publish, spread, verdicts, losses, pause, turnover, aside, rejected, **rest: setting(
         max_staleness=staleness,
         publish_every=min(publish, staleness + 1),
         rates={
@@ -209,7 +209,7 @@ settings = st.builds(
             "verdicts_per_s": verdicts,
             "hours_between_losses": losses,
             "pause_s": pause,
-            "turnover_s": prefill,
+            "turnover_s": turnover,
             "aside_s": aside,
             "rejected": rejected,
             "restart_s": 1.0,
@@ -224,7 +224,7 @@ settings = st.builds(
     verdicts=st.sampled_from([None, 5.0, 50.0]),
     losses=st.sampled_from([None, 0.01]),
     pause=st.sampled_from([0.0, 0.2]),
-    prefill=st.sampled_from([0.0, 0.1]),
+    turnover=st.sampled_from([0.0, 0.1]),
     aside=st.sampled_from([0.0, 0.2]),
     rejected=st.sampled_from([0.0, 0.3]),
     refills=st.integers(0, 2),
