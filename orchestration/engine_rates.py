@@ -32,7 +32,7 @@ def engine_rates(before: Engines, now: Engines, step_s: float) -> dict[str, floa
     decode_s, turnover_s          seconds of one, mean
     decode_batch_std              standard deviation of the tokens
     decode_token_s                seconds that one more token makes it longer: the slope of the least squares
-    aside_s                       CPU seconds of the engines' processes besides: requests, responses, weights
+    aside_s                       CPU seconds of the engines' processes while the engines were empty: responses, weights
     """
     if not now:
         return {}

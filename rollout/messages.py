@@ -256,9 +256,7 @@ class EngineMetrics:
     accepted_by_position: tuple[int, ...]
     begun: int  # responses that drew their first token
     step_s: float  # in steps: of `busy_s`, without the exchanges of weights
-    aside_s: (
-        float  # CPU seconds of the process in other threads than the one that steps; 0 where a process of its own does
-    )
+    aside_s: float  # CPU seconds of the process while the engine was empty; 0 where a process of its own steps it
     # Of the steps, those in which responses neither began nor ended, and that did not follow an exchange of weights.
     plain_steps: int
     plain_tokens: int

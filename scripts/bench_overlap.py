@@ -12,8 +12,9 @@ For several costs of a learner step and sizes of the engine's batch:
 
 An asynchronous run cannot be faster than the slower side alone. The planner is asked as a user would who has one run:
 with the rates of the synchronous one, and with those of the asynchronous one itself, how much faster the second is than
-the first. Needs a quiet machine with two cores; a variation takes about five minutes, and much shorter runs say little:
-an engine step takes up to a fifth more or less from one second to the next where other machines share the memory.
+the first. All of it takes turns, round after round, and means are compared: where other machines share the memory, an
+engine step takes up to a fifth more or less from one minute to the next. Needs a quiet machine with two cores, and
+about 13 minutes a variation.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, harmonic_mean
 
 from orchestration.config import RunPlan, load_saved_plan
 from orchestration.journal import Journal
@@ -245,7 +246,8 @@ def heading(*names: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="quickstart_math", help="one whose verifier needs little")
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60, help="of each run")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which both sides are measured alone")
     parser.add_argument("--only", nargs="*", choices=VARIATIONS, default=VARIATIONS, help="these variations alone")
     parser.add_argument("--keep", type=Path, help="keep the run folders here")
@@ -259,18 +261,23 @@ def main() -> None:
     shares, errors = [], {"synchronous": [], "asynchronous": []}
     with tempfile.TemporaryDirectory() as temporary:
         for name in arguments.only:
-            root = (arguments.keep or Path(temporary)) / re.sub(r"\W+", "-", name)
-            synchronous = train(root / "0", arguments, 0, VARIATIONS[name])
-            runs = {bound: train(root / str(bound), arguments, bound, VARIATIONS[name]) for bound in BOUNDS}
-            sides = asyncio.run(alone(runs[max(BOUNDS)], arguments.seconds))
-            for bound, run in runs.items():
-                pace, ratio = run.steps_per_s, run.steps_per_s / synchronous.steps_per_s
-                part = pace / min(sides.rollout, sides.learner)
-                cells = [f"{sides.rollout:.2f}", f"{sides.learner:.2f}", f"{pace:.2f}", f"{part:.2f}"]
-                overlap.append(row(name, bound, *cells, f"{run.engine_busy:.0%}", f"{run.learner_busy:.0%}"))
-                cells = [f"{synchronous.steps_per_s:.2f}", f"{pace:.2f}", f"{ratio:.2f}"]
-                for kind, source in (("synchronous", synchronous), ("asynchronous", run)):
-                    prediction = foretold(source, bound)
+            runs: dict[int, list[Run]] = {bound: [] for bound in (0, *BOUNDS)}
+            sides = []
+            for number in range(arguments.rounds):
+                root = (arguments.keep or Path(temporary)) / re.sub(r"\W+", "-", name) / str(number)
+                for bound, done in runs.items():
+                    done.append(train(root / str(bound), arguments, bound, VARIATIONS[name]))
+                sides.append(asyncio.run(alone(runs[max(BOUNDS)][-1], arguments.seconds)))
+            rollout, learner = (harmonic_mean(getattr(one, side) for one in sides) for side in ("rollout", "learner"))
+            synchronous, *paces = (harmonic_mean(run.steps_per_s for run in done) for done in runs.values())
+            for bound, pace in zip(BOUNDS, paces, strict=True):
+                ratio, part = pace / synchronous, pace / min(rollout, learner)
+                busy = [fmean(getattr(run, f"{side}_busy") for run in runs[bound]) for side in ("engine", "learner")]
+                cells = [f"{rollout:.2f}", f"{learner:.2f}", f"{pace:.2f}", f"{part:.2f}"]
+                overlap.append(row(name, bound, *cells, *(f"{share:.0%}" for share in busy)))
+                cells = [f"{synchronous:.2f}", f"{pace:.2f}", f"{ratio:.2f}"]
+                for kind, source in (("synchronous", 0), ("asynchronous", bound)):
+                    prediction = fmean(foretold(run, bound) for run in runs[source])
                     errors[kind].append(prediction / ratio - 1)
                     cells += [f"{prediction:.2f}", f"{errors[kind][-1]:+.0%}"]
                 planned.append(row(name, bound, *cells))

@@ -2,8 +2,8 @@
 
     decode table     the straight line through all engine steps that only drew (rollout/decode_...)
     turnover         what other engine steps took beyond that line, by the responses that began
-    aside            what the engines' processes did beside their steps, likewise
-    lengths          the responses in the journal, or, where it keeps none, their mean in the metrics
+    aside            what the engines' processes did while the engines were empty, likewise
+    lengths          the groups in the journal, or, where it keeps none, the responses' mean in the metrics
     learner          durations of the steps over their response tokens
     verdicts         how long groups were with the verifiers, alone and behind others; the share that was rejected
     publication      weights/...: snapshot, transfer without the wait for a running engine step, pause
@@ -13,11 +13,12 @@
 What a run does not show keeps its default: `acceptance`, `draft_cost`, `rank_efficiency`.
 """
 
+import itertools
 import math
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -181,16 +182,11 @@ def _engine(rows: Sequence[Row], most: int, assumed: list[str]) -> dict[str, Any
 def _lengths(folder: RunFolder, plan: RunPlan, rows: Sequence[Row], assumed: list[str]) -> Lengths:
     with sqlite3.connect(f"{folder.journal.as_uri()}?mode=ro", uri=True) as database:
         if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'rollouts'").fetchone():
-            found = Counter(
-                {
-                    max(size // INT32_BYTES, 1): count
-                    for size, count in database.execute(
-                        "SELECT length(response_ids), count(*) FROM rollouts GROUP BY length(response_ids)"
-                    )
-                }
-            )
-            if found.total() >= plan.run.group_size:
-                return Lengths(histogram=dict(found))
+            kept = database.execute("SELECT task_index, length(response_ids) FROM rollouts ORDER BY task_index")
+            groups = itertools.groupby(kept, key=itemgetter(0))
+            found = tuple(tuple(max(size // INT32_BYTES, 1) for _, size in group) for _, group in groups)
+            if found:
+                return Lengths(recorded=found)
     lengths = Lengths(mean=max(fmean(row["rollout/response_tokens"] for row in rows), 1.0))
     assumed.append(
         f"the journal keeps no responses: their lengths are assumed to spread by {lengths.spread} of their mean"

@@ -5,6 +5,7 @@ of a decode step is linear in the number of responses (a step reads the weights 
 below the first entry it stays that of the first.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +17,23 @@ BLOCK = 65_536  # lengths drawn at once
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """How long responses are, in tokens: log-normal with this mean and spread, or a histogram. Cut at task.max_tokens.
+    """How long responses are, in tokens: log-normal with this mean and spread, a histogram, or those that a run had.
+    Cut at task.max_tokens.
 
     spread     standard deviation divided by the mean, before the cut
     histogram  weight by length, instead of both
+    recorded   whole groups in the order of a run, over and over: responses to one prompt are alike, and a policy that
+               learns writes shorter or longer ones. For groups of another size one is drawn from, with replacement.
     """
 
     mean: float | None = None
     spread: float = 0.6
     histogram: Mapping[int, float] | None = None
+    recorded: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mean is not None and self.histogram is not None:
-            raise ValueError("plan.rates.lengths takes a mean or a histogram of response lengths, not both")
+        if (self.mean is not None) + (self.histogram is not None) + bool(self.recorded) > 1:
+            raise ValueError("plan.rates.lengths takes a mean, a histogram or recorded groups, and only one of them")
         if self.mean is not None and not 1 <= self.mean < math.inf:
             raise ValueError(f"plan.rates.lengths.mean is at least 1 token, got {self.mean}")
         if not 0 <= self.spread < math.inf:
@@ -40,10 +45,19 @@ class Lengths:
                     "plan.rates.lengths.histogram maps lengths of at least 1 token to weights of at least 0 that do not"
                     f" all vanish, got {dict(self.histogram)}"
                 )
+        if any(not group or min(group) < 1 for group in self.recorded):
+            raise ValueError("plan.rates.lengths.recorded has groups of at least one response of at least 1 token")
+
+    @property
+    def known(self) -> bool:
+        return self.mean is not None or self.histogram is not None or bool(self.recorded)
 
     def groups(self, size: int, longest: int, seed: int) -> Iterator[list[int]]:
         """Endless: the lengths of one group after the other, always the same for a seed."""
         generator = np.random.default_rng(seed)
+        for group in itertools.cycle(self.recorded):
+            drawn = group if len(group) == size else generator.choice(group, size)
+            yield np.clip(drawn, 1, longest).tolist()
         rows = max(BLOCK // size, 1)
         while True:
             yield from np.clip(self._draw(generator, (rows, size)), 1, longest).tolist()
@@ -63,7 +77,7 @@ class Rates:
 
     decode: Mapping[int, float] = field(default_factory=dict)  # tokens/s of an engine by responses running, in sum
     turnover_s: float = 0.0  # of an engine, to begin and end one response, its prompt: nothing is drawn meanwhile
-    aside_s: float = 0.0  # of an engine's process, to hand one response on: done before the next one is taken in
+    aside_s: float = 0.0  # of an empty engine's process, to hand one response on: done before the next is taken in
     lengths: Lengths = field(default_factory=Lengths)
     learner_tokens_per_s: float | None = None  # response tokens, of one rank
     learner_fixed_s: float = 0.0  # of every step, whatever its size: the optimizer, the batch on its way
@@ -117,7 +131,7 @@ class Rates:
         """The first rate without which nothing can be simulated; None where all are there."""
         if not self.decode:
             return "decode"
-        if self.lengths.mean is None and self.lengths.histogram is None:
+        if not self.lengths.known:
             return "lengths.mean"
         return "learner_tokens_per_s" if self.learner_tokens_per_s is None else None
 

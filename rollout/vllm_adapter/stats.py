@@ -29,7 +29,7 @@ class EngineStats:
         self._admission = admission
         self._exchanged = False  # weights, since the last step
         self._steps_here = steps_here  # in this process
-        self._aside_before_s: float | None = None  # CPU seconds of other threads before the first step
+        self._spent_s: float | None = None  # CPU seconds of other threads, up to the last step
         self._aside_s = 0.0
         self._steps = 0
         self._begun = 0
@@ -56,12 +56,12 @@ class EngineStats:
         engine_idx: int | None = None,
     ) -> None:
         """Called by vLLM after every step."""
-        began, self.last_step_at = self._step_began, time.perf_counter()
+        began, before, self.last_step_at = self._step_began, self.last_step_at, time.perf_counter()
         if self._steps_here:
             spent_s = time.process_time() - time.thread_time()
-            if self._aside_before_s is None:
-                self._aside_before_s = spent_s
-            self._aside_s = spent_s - self._aside_before_s
+            if self._spent_s is not None and began > before:  # what was done during a step is in its seconds
+                self._aside_s += spent_s - self._spent_s
+            self._spent_s = spent_s
         if iteration_stats is not None:
             self._generated_tokens += iteration_stats.num_generation_tokens
             self._preemptions += iteration_stats.num_preempted_reqs

@@ -74,12 +74,18 @@ def test_steps_that_only_draw_are_timed_apart(clock):
     assert found.plain_token_s == pytest.approx(8 * 1.0 + 7 * 0.5 + 3 * 0.25)
 
 
-@pytest.mark.parametrize(("steps_here", "aside_s"), [(True, 2.5), (False, 0.0)])
-def test_what_other_threads_do_counts_from_the_first_step(clock, steps_here, aside_s):
-    """9 s of the process before the first step, 2 of them in this thread; then 4 more, of which this thread 1.5; where
-    a process of its own steps, the others take nothing from it."""
-    admission = SimpleNamespace(busy_since=None, inside=0, waiting=0, capacity=8, busy_s=0.0)
+@pytest.mark.parametrize(("steps_here", "aside_s"), [(True, 2.25), (False, 0.0)])
+def test_what_other_threads_do_counts_while_the_engine_is_empty(clock, steps_here, aside_s):
+    """9 s of the process before the first step, 2 of them in this thread, do not count; nor does what is spent while
+    one step follows the other; an empty time in which the process spends 3 s and this thread 0.75 of them does. Where a
+    process of its own steps, the others take nothing from it."""
+    admission = SimpleNamespace(busy_since=50.0, inside=0, waiting=0, capacity=8, busy_s=0.0)
     counters = stats.EngineStats(admission, steps_here=steps_here)
-    for clock.process_s, clock.thread_s in ((9.0, 2.0), (10.0, 2.5), (13.0, 3.5)):
+    for clock.now, clock.process_s, clock.thread_s, admission.busy_since in (
+        (51.0, 9.0, 2.0, 50.5),
+        (52.0, 10.0, 2.5, 50.5),
+        (56.0, 13.0, 3.25, 54.0),
+        (57.0, 14.0, 3.5, 54.0),
+    ):
         record(counters, tokens=1, running=1)
     assert counters.metrics(SimpleNamespace(admission=admission, aborted=0)).aside_s == aside_s

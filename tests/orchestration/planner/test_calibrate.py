@@ -83,9 +83,9 @@ def made_up(folder: Path, plan: RunPlan, *, rates: Rates = TRUE, rows: int = STE
             [(time, type(event).__name__, json.dumps(asdict(event))) for time, event in run.told],
         )
         if rollouts:
-            database.execute("CREATE TABLE rollouts (response_ids BLOB)")
+            database.execute("CREATE TABLE rollouts (task_index INTEGER, response_ids BLOB)")
             blob = np.zeros(TOKENS, "<i4").tobytes()
-            database.executemany("INSERT INTO rollouts VALUES (?)", [(blob,)] * (GROUPS * SIZE))
+            database.executemany("INSERT INTO rollouts VALUES (?, ?)", [(task, blob) for task in range(GROUPS)] * SIZE)
     busy_s = [step.rollout_busy_s for step in run.steps]
     lines = []
     for number, step in enumerate(run.steps[:rows]):
@@ -123,7 +123,7 @@ def test_the_rates_of_a_run_are_found_again(tmp_path: Path, plan: RunPlan):
     found = calibrate(made_up(tmp_path, plan), plan).rates
     most = plan.rollout.max_num_seqs
     assert found.decode == pytest.approx({1: 1 / 0.021, most: most / (0.020 + 0.001 * most)})
-    assert found.lengths == Lengths(histogram={TOKENS: 16})
+    assert found.lengths == Lengths(recorded=((TOKENS,) * SIZE,) * GROUPS)
     assert found.learner_fixed_s == 0.0
     assert found.learner_tokens_per_s == pytest.approx(400.0)
     assert found.verdicts_per_s == pytest.approx(16.0, rel=0.03)
@@ -135,6 +135,16 @@ def test_the_rates_of_a_run_are_found_again(tmp_path: Path, plan: RunPlan):
     assert found.checkpoint_s == pytest.approx(0.5)
     assert found.overhead_s == pytest.approx(0.0, abs=1e-6)
     assert found.hours_between_losses is None
+
+
+def test_lengths_are_those_of_whole_groups_in_the_order_of_their_tasks(tmp_path: Path, plan: RunPlan):
+    folder = made_up(tmp_path, plan)
+    with sqlite3.connect(folder.journal) as database:
+        database.execute("DELETE FROM rollouts")
+        tokens = [(9, 5), (8, 1), (9, 7), (8, 300)]
+        rows = [(task, np.zeros(length, "<i4").tobytes()) for task, length in tokens]
+        database.executemany("INSERT INTO rollouts VALUES (?, ?)", rows)
+    assert calibrate(folder, plan).rates.lengths == Lengths(recorded=((1, 300), (5, 7)))
 
 
 def test_a_calibrated_simulation_makes_the_steps_of_the_run(tmp_path: Path, plan: RunPlan):

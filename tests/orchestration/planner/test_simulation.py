@@ -265,3 +265,21 @@ def test_the_same_seed_is_the_same_run():
     changes = {"rates": {"lengths": Lengths(mean=20.0, spread=0.5)}}
     first, again, other = (simulated(setting(seed=seed, **changes)) for seed in (1, 1, 2))
     assert times(first) == times(again) != times(other)
+
+
+def test_recorded_groups_come_in_their_order_over_and_over():
+    """Whole ones for groups of their size; for others, draws from one of them."""
+    recorded = Lengths(recorded=((3, 4), (50, 60), (7, 7)))
+    whole, drawn = recorded.groups(2, 55, seed=0), recorded.groups(3, 55, seed=0)
+    assert [next(whole) for _ in range(4)] == [[3, 4], [50, 55], [7, 7], [3, 4]]
+    for pair in (recorded.recorded[0], (50, 55), (7, 7), recorded.recorded[0]):
+        assert len(group := next(drawn)) == 3
+        assert set(group) <= set(pair)
+
+
+@pytest.mark.parametrize(
+    "given", [{"mean": 3.0, "recorded": ((3,),)}, {"recorded": ((3,), ())}, {"recorded": ((3, 0),)}]
+)
+def test_lengths_that_cannot_be_are_refused(given: dict):
+    with pytest.raises(ValueError, match=r"plan\.rates\.lengths"):
+        Lengths(**given)
