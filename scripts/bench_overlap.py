@@ -274,7 +274,7 @@ def main() -> None:
                 ratio, part = pace / synchronous, pace / min(rollout, learner)
                 busy = [fmean(getattr(run, f"{side}_busy") for run in runs[bound]) for side in ("engine", "learner")]
                 cells = [f"{rollout:.2f}", f"{learner:.2f}", f"{pace:.2f}", f"{part:.2f}"]
-                overlap.append(row(name, bound, *cells, *(f"{share:.0%}" for share in busy)))
+                overlap.append(row(name, bound, *cells, *(f"{one:.0%}" for one in busy)))
                 cells = [f"{synchronous:.2f}", f"{pace:.2f}", f"{ratio:.2f}"]
                 for kind, source in (("synchronous", 0), ("asynchronous", bound)):
                     prediction = fmean(foretold(run, bound) for run in runs[source])
