@@ -12,9 +12,10 @@ For several costs of a learner step and sizes of the engine's batch:
 
 An asynchronous run cannot be faster than the slower side alone. The planner is asked as a user would who has one run:
 with the rates of the synchronous one, and with those of the asynchronous one itself, how much faster the second is than
-the first. All of it takes turns, round after round, and means are compared: where other machines share the memory, an
-engine step takes up to a fifth more or less from one minute to the next. Needs a quiet machine with two cores, and
-about 13 minutes a variation.
+the first. Only the first question has a bar: an engine that is always full shows neither small batches nor what is paid
+for while it stands still. All of it takes turns, round after round, and means are compared: where other machines share
+the memory, an engine step takes up to a fifth more or less from one minute to the next. Needs a quiet machine with two
+cores, and about 18 minutes a variation.
 """
 
 import argparse
@@ -54,7 +55,7 @@ OVERLAP += ("share of the slower", "engine busy", "learner busy")
 PLANNED = ("variation", "max_staleness", "synchronous, steps/s", "asynchronous", "ratio")
 PLANNED += ("foretold from the synchronous run", "error", "from the asynchronous", "error")
 LEAST_SHARE = 0.9  # of the slower side alone: what the largest of BOUNDS should reach
-LARGEST_ERROR = 0.15  # of the foretold ratio
+LARGEST_ERROR = 0.15  # of the ratio foretold from the synchronous run
 FAST_STEPS = 3  # of the learner alone, before the clock starts
 PIN_EVERY_S = 0.5  # threads that an engine starts later inherit its core, unless they start in this very moment
 
@@ -287,8 +288,8 @@ def main() -> None:
     worst = {kind: max(map(abs, found)) for kind, found in errors.items()}
     print(f"\nleast share with max_staleness={max(BOUNDS)}: {min(shares):.2f}, the bar is {LEAST_SHARE};", end=" ")
     said = ", ".join(f"{error:.0%} from the {kind} run" for kind, error in worst.items())
-    print(f"largest error: {said}, the bar is {LARGEST_ERROR:.0%}")
-    sys.exit(min(shares) < LEAST_SHARE or max(worst.values()) > LARGEST_ERROR)
+    print(f"largest error: {said}, the bar is {LARGEST_ERROR:.0%} from the synchronous run")
+    sys.exit(min(shares) < LEAST_SHARE or worst["synchronous"] > LARGEST_ERROR)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from orchestration.planner.simulation import HOUR_S
 from orchestration.run_folder import RunFolder
 
 LEAST_STEPS = 4
-WARM_UP = 2  # steps left out where enough are left: compilers and caches fill
-VARIED = 0.1  # standard deviation over mean from which a straight line can be drawn
+WARM_UP = 2  # steps left out where enough are left, and no fewer than the simulation leaves out: caches fill
+VARIED = 0.05  # standard deviation over mean from which a straight line can be drawn
 FIXED_SHARE = 0.5  # of a decode step at the measured batch, where the run shows one batch only: assumed
 INT32_BYTES = 4
 FITTED_GROUPS = 4096  # of the verifiers' fit; more say the same
@@ -71,7 +71,9 @@ def calibrate(folder: RunFolder, plan: RunPlan) -> Calibration:
         )
     warm = -np.inf  # when the warm-up was over
     if len(rows) > 2 * WARM_UP:
-        rows, warm = rows[WARM_UP:], spans.steps[WARM_UP - 1][1]
+        first, _ = steady(len(rows), plan.run.max_staleness)
+        first = max(first, WARM_UP)
+        rows, warm = rows[first:], spans.steps[first - 1][1]
     assumed: list[str] = []
     step_tokens = [_tokens(plan, row) for row in rows]
     learning = [spans.steps[int(row["step"]) - 1] for row in rows if int(row["step"]) <= len(spans.steps)]

@@ -7,8 +7,8 @@ Every running response draws its tokens at the same pace, so one number serves t
 response would have that runs since the beginning. A response of length L that starts at `drawn` = d ends when `drawn`
 reaches d + L, however often the batch grows and shrinks meanwhile (processor sharing in virtual time). A heap of these
 ends gives the next one in O(log n), and nothing is touched between two ends. While a response is taken in, its prompt
-read, all others stand still, and an update waits for it. What its end leaves to do beside the drawing is done before
-the next response is taken in, and costs nothing where none is for that long.
+read, and when it has ended, its record made, all others stand still, and an update waits for it. What its end leaves to
+do beside the drawing is done before the next response is taken in, and costs nothing where none is for that long.
 
 The engine looks ahead to the end of its next group on copies, so that a group costs one event of the simulation and not
 one per response; whatever happens before that (new groups, an update) makes it look again.
@@ -25,7 +25,7 @@ class Engine:
     """Times are seconds since the start of the simulation and never go back. Lengths are tokens, at least 1.
 
     pace       seconds per decode step by responses running; its last index is how many run at once
-    turnover_s of each response, for its start and its end: spent when it starts
+    turnover_s of each response: half of it spent when it starts, half after its end
     aside_s    of each response, after its end
     """
 
@@ -40,7 +40,7 @@ class Engine:
         self.finished = -1  # that group
         self.epoch = 0  # of `finish`: it grows when the engine looks again
         self._pace = pace
-        self._turnover_s = turnover_s
+        self._turn_s = turnover_s / 2
         self._aside_s = aside_s
         self._aside_until = 0.0  # what has ended is dealt with
         self._room = len(pace) - 1
@@ -67,7 +67,7 @@ class Engine:
             first, _, length = heapq.heappop(self._line)
             self._oldest.setdefault(first, self.version)
             heapq.heappush(self._running, (self._drawn + length, first))
-            began, self._now = self._now, max(self._now, self._aside_until) + self._turnover_s
+            began, self._now = self._now, max(self._now, self._aside_until) + self._turn_s
             self.busy_s += self._now - began
 
     def update(self, version: int, now: float, pause_s: float) -> float:
@@ -125,13 +125,14 @@ class Engine:
                 break
             tokens += (end - drawn) * count
             now, drawn = then, end
+            now += self._turn_s
             self._aside_until = max(self._aside_until, now) + self._aside_s
             if line:
                 later, _, length = heapq.heappop(line)
                 if later not in oldest:
                     oldest[later] = self.version
                 heapq.heapreplace(running, (drawn + length, later))
-                now = max(now, self._aside_until) + self._turnover_s
+                now = max(now, self._aside_until) + self._turn_s
             else:
                 heapq.heappop(running)
             left[first] -= 1

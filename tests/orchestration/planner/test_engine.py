@@ -66,39 +66,41 @@ def test_an_update_pauses_everything_and_marks_what_starts_after_it():
     assert engine.busy_s == 5.0
 
 
-def test_a_prompt_holds_all_others_up():
+def test_a_prompt_and_an_end_hold_all_others_up():
     """Length 3 alone: 1 s for its prompt and until 3 s two tokens; another prompt until 4 s, which an update at 3.5 s
-    waits for, and 2 s of pause; one token of both together until 7.5 s, which ends the first, and one more."""
-    engine = Engine("a", PACE, version=0, now=0.0, turnover_s=1.0)
+    waits for, and 2 s of pause; one token of both together until 7.5 s, which ends the first; its record until 8.5 s;
+    one more token, and one more record."""
+    engine = Engine("a", PACE, version=0, now=0.0, turnover_s=2.0)
     engine.add(0, [3], 0.0)
     assert engine.look_ahead() == 4.0
     engine.add(1, [2], 3.0)
     assert engine.update(1, 3.5, pause_s=2.0) == 6.0
-    assert run(engine) == [(7.5, 0), (8.5, 1)]
-    assert (engine.busy_s, engine.tokens) == (2 * 1.0 + 2.0 + 1.5 + 1.0, 5.0)
+    assert run(engine) == [(7.5, 0), (9.5, 1)]
+    assert (engine.busy_s, engine.tokens) == (2 * 1.0 + 2.0 + 1.5 + 1.0 + 2 * 1.0, 5.0)
 
 
 def test_a_prompt_from_the_line_is_read_when_its_turn_comes():
-    """Room for one: 1 s prompt and 2 tokens, twice. Brought up to 3.5 s, in the middle of the second prompt, it goes on
-    from there."""
-    engine = Engine("a", PACE[:2], version=0, now=0.0, turnover_s=1.0)
+    """Room for one: 1 s prompt, 2 tokens and 1 s record, twice. Brought up to 4.5 s, in the middle of the second
+    prompt, it goes on from there."""
+    engine = Engine("a", PACE[:2], version=0, now=0.0, turnover_s=2.0)
     engine.add(0, [2, 2], 0.0)
-    assert engine.look_ahead() == 6.0
-    engine.advance(3.5)
+    assert engine.look_ahead() == 7.0
+    engine.advance(4.5)
     assert engine.tokens == 2.0
-    assert run(engine) == [(6.0, 0)]
-    assert (engine.busy_s, engine.tokens) == (6.0, 4.0)
+    assert run(engine) == [(7.0, 0)]
+    assert (engine.busy_s, engine.tokens) == (8.0, 4.0)
 
 
 def test_a_group_ends_before_the_prompt_of_its_successor_is_read():
-    """Room for one: group 0 ends at 3 s, group 1 takes its place and reads until 4 s; news at 3.5 s finds it there."""
-    engine = Engine("a", PACE[:2], version=0, now=0.0, turnover_s=1.0)
+    """Room for one: group 0 ends at 3 s, and leaves 1 s of work; group 1 takes its place and reads until 5 s; news at
+    4.5 s finds it there."""
+    engine = Engine("a", PACE[:2], version=0, now=0.0, turnover_s=2.0)
     engine.add(0, [2], 0.0)
     engine.add(1, [1], 0.0)
     assert engine.look_ahead() == 3.0
     assert engine.take_finished() == (0, 0)
-    assert engine.update(1, 3.5, pause_s=0.5) == 4.5
-    assert run(engine) == [(5.5, 1)]
+    assert engine.update(1, 4.5, pause_s=0.5) == 5.5
+    assert run(engine) == [(6.5, 1)]
 
 
 def test_what_an_end_leaves_to_do_holds_up_the_next_start_only():

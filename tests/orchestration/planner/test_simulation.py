@@ -117,19 +117,21 @@ class Publications(Simulation):
 
 
 def test_weights_wait_for_the_prompts_that_an_engine_reads():
-    """S = 1, 0.1 s a prompt: one publication lets go group 2 of 2 with its prompts until 0.4 s after it; were another
-    version there 0.2 s after, it would be confirmed after 0.4 s."""
+    """S = 1, 0.05 s a prompt and as much for a record: one publication lets go group 2 with its prompts until 0.2 s
+    after it; the next version is there 0.15 s after it, and waits for them."""
     rates = {"turnover_s": 0.1, "learner_fixed_s": 0.0, "learner_tokens_per_s": 1600.0, "snapshot_s": 0.0}
     rates |= {"transfer_s": 0.05, "pause_s": 0.05}
     simulation = Publications(setting(max_staleness=1, groups_per_step=1, total_steps=4, rates=rates))
     simulation.run()
-    # Groups 0 and 1: eight prompts, then 20 tokens at 0.1 s, and 0.5 s for the verdict. Step 0 takes 80 / 1600 s.
-    first = 0.8 + 2.0 + 0.5 + 0.05
-    # Version 1 is confirmed 0.05 s later, when step 1 is trained; version 2 finds the prompts of group 2 being read.
-    published = first + 0.05 + 0.4 + 0.05
+    # Groups 0 and 1: eight prompts, 20 tokens at 0.1 s, three records before the last response of the first ends, and
+    # 0.5 s for the verdict. Step 0 takes 80 / 1600 s. Four more records before the second group ends.
+    first = 8 * 0.05 + 2.0 + 3 * 0.05 + 0.5 + 0.05
+    second = first + 4 * 0.05
+    # Version 1 is confirmed 0.05 s after the first step; version 2 finds the prompts of group 2 being read.
+    published = first + 0.05 + 4 * 0.05 + 0.05
     # Group 2 draws nothing until then, nor while those of group 3 are read.
-    third = published + 0.4 + 2.0 + 0.5 + 0.05
-    assert times(simulation) == pytest.approx([first, first + 0.05, third, third + 0.05])
+    third = published + 4 * 0.05 + 2.0 + 3 * 0.05 + 0.5 + 0.05
+    assert times(simulation) == pytest.approx([first, second, third, third + 4 * 0.05])
     assert simulation.published[:2] == pytest.approx([first + 0.05, published])
 
 
