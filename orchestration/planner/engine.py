@@ -67,7 +67,7 @@ class Engine:
             first, _, length = heapq.heappop(self._line)
             self._oldest.setdefault(first, self.version)
             heapq.heappush(self._running, (self._drawn + length, first))
-            began, self._now = self._now, max(self._now, self._aside_until) + self._turn_s
+            began, self._now = self._now, self._taken_in(self._now)
             self.busy_s += self._now - began
 
     def update(self, version: int, now: float, pause_s: float) -> float:
@@ -88,18 +88,30 @@ class Engine:
         self.epoch += 1
         self.finish, self.finished = NEVER, -1
         if self._left:
-            before = self._now, self._aside_until, self._drawn, self.busy_s, self.tokens
+            before = self._clock
             copies = self._running.copy(), self._line.copy(), self._left.copy(), self._oldest.copy()
             self.finished, self.finish = self._walk(NEVER, *copies)
-            self._ahead = (self._now, self._aside_until, self._drawn, self.busy_s, self.tokens), copies
-            self._now, self._aside_until, self._drawn, self.busy_s, self.tokens = before
+            self._ahead, self._clock = (self._clock, copies), before
         return self.finish
 
     def take_finished(self) -> tuple[int, int]:
         """At the time `finish`: the group that ends, and the oldest version that drew one of its tokens."""
-        (self._now, self._aside_until, self._drawn, self.busy_s, self.tokens), copies = self._ahead
+        self._clock, copies = self._ahead
         self._running, self._line, self._left, self._oldest = copies
         return self.finished, self._oldest.pop(self.finished)
+
+    @property
+    def _clock(self) -> tuple[float, ...]:
+        """All that goes forward with time, but for the responses."""
+        return self._now, self._aside_until, self._drawn, self.busy_s, self.tokens
+
+    @_clock.setter
+    def _clock(self, values: tuple[float, ...]) -> None:
+        self._now, self._aside_until, self._drawn, self.busy_s, self.tokens = values
+
+    def _taken_in(self, now: float) -> float:
+        """When a response begins to draw whose turn it is `now`: what has ended is dealt with before."""
+        return max(now, self._aside_until) + self._turn_s
 
     def _walk(
         self,
@@ -132,7 +144,7 @@ class Engine:
                 if later not in oldest:
                     oldest[later] = self.version
                 heapq.heapreplace(running, (drawn + length, later))
-                now = max(now, self._aside_until) + self._turn_s
+                now = self._taken_in(now)
             else:
                 heapq.heappop(running)
             left[first] -= 1

@@ -32,7 +32,7 @@ class Lengths:
     recorded: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.mean is not None) + (self.histogram is not None) + bool(self.recorded) > 1:
+        if self._ways > 1:
             raise ValueError("plan.rates.lengths takes a mean, a histogram or recorded groups, and only one of them")
         if self.mean is not None and not 1 <= self.mean < math.inf:
             raise ValueError(f"plan.rates.lengths.mean is at least 1 token, got {self.mean}")
@@ -50,7 +50,12 @@ class Lengths:
 
     @property
     def known(self) -> bool:
-        return self.mean is not None or self.histogram is not None or bool(self.recorded)
+        return self._ways > 0
+
+    @property
+    def _ways(self) -> int:
+        """In which they are given."""
+        return (self.mean is not None) + (self.histogram is not None) + bool(self.recorded)
 
     def groups(self, size: int, longest: int, seed: int) -> Iterator[list[int]]:
         """Endless: the lengths of one group after the other, always the same for a seed."""
@@ -169,15 +174,14 @@ class Rates:
 
 
 _TIMES = (
-    *(
-        "turnover_s",
-        "aside_s",
-        "learner_fixed_s",
-        "verdict_latency_s",
-        "overhead_s",
-        "snapshot_s",
-        "transfer_s",
-        "pause_s",
-    ),
-    *("checkpoint_s", "restart_s"),
+    "turnover_s",
+    "aside_s",
+    "learner_fixed_s",
+    "verdict_latency_s",
+    "overhead_s",
+    "snapshot_s",
+    "transfer_s",
+    "pause_s",
+    "checkpoint_s",
+    "restart_s",
 )
